@@ -133,8 +133,8 @@ def test_a_sample_that_one_of_both_cannot_read_is_refused_by_name(tokenizer, rea
 
 def shared(student: Any, teacher: Any, rows: tuple[int, int] | None = None) -> SharedVocabulary:
     """What models on two tokenizers have in common."""
-    readers = [SpeechReader(each, encoder(), 4) for each in (student, teacher)]
-    return SharedVocabulary.of(*readers, rows or (len(student), len(teacher)))
+    ours, theirs = (SpeechReader(each, encoder(), 4) for each in (student, teacher))
+    return SharedVocabulary.of(ours, theirs, rows or (len(student), len(teacher)))
 
 
 def test_heads_padded_to_different_sizes_share_the_smaller_ones_rows(tokenizer):

@@ -58,12 +58,12 @@ def test_samples_count_alike_and_ignored_rows_may_hold_anything(states, kind):
     expected = (rows[:4].mean() + rows[5:7].mean() + rows[7:].mean()) / 3
     options = {"alpha": 1.0, "distance": kind, "reduction": "sample", "sample_of_row": sample}
     assert_close(hidden_state_loss(student, positive, negative, labels, **options)[0], expected, 50, 10.0)
-    spoilt = [x.detach().clone() for x in (student, positive, negative)]
-    for x in spoilt:
+    student, positive, negative = (x.detach().clone() for x in (student, positive, negative))
+    for x in (student, positive, negative):
         x[4] = torch.nan
-    loss, _ = hidden_state_loss(spoilt[0].requires_grad_(), *spoilt[1:], labels, **options)
+    loss, _ = hidden_state_loss(student.requires_grad_(), positive, negative, labels, **options)
     assert_close(loss, expected, 50, 10.0)
-    assert torch.autograd.grad(loss, spoilt[0])[0].isfinite().all()
+    assert torch.autograd.grad(loss, student)[0].isfinite().all()
 
 
 def test_without_a_second_path_and_without_rows(states):

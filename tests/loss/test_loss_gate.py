@@ -116,11 +116,11 @@ def test_one_alpha_as_a_tensor_is_the_number_bit_for_bit(problem, implementation
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_contrast_of_rows_is_rounded_once(dtype):
     """As it is formed of hidden states on a GPU, whose products take bfloat16."""
-    pair = torch.randn(2, 200, 9, generator=torch.Generator().manual_seed(0)).to(dtype)
-    assert torch.equal(contrast(*pair, torch.full((200,), 0.7)), contrast(*pair, 0.7))
+    positive, negative = torch.randn(2, 200, 9, generator=torch.Generator().manual_seed(0)).to(dtype)
+    assert torch.equal(contrast(positive, negative, torch.full((200,), 0.7)), contrast(positive, negative, 0.7))
     own = torch.linspace(0, 3, 200)
-    wide = pair[0].double() + own.double()[:, None] * (pair[0].double() - pair[1].double())
-    assert_close(contrast(*pair, own), wide, 1, 20.0, dtype)
+    wide = positive.double() + own.double()[:, None] * (positive.double() - negative.double())
+    assert_close(contrast(positive, negative, own), wide, 1, 20.0, dtype)
 
 
 @EVERY

@@ -93,7 +93,8 @@ def test_no_text_overprints_another(count, picture, drawn, tmp_path):
     elif picture == "flips":
         flip_matrices({name: {"all": score(np.ones((1, 4, 2), bool), 2)} for name in names}, WIDE, path)
     else:
-        trade_off(*scattered(names), WIDE, path)
+        points, seeds = scattered(names)
+        trade_off(points, seeds, WIDE, path)
     [figure] = drawn
     written = [text for text in texts(figure) if text.get_text().strip()]
     assert {"right", "wrong"} < {text.get_text() for text in written} or picture != "flips"

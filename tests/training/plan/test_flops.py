@@ -50,12 +50,12 @@ def ours(request):
     meta = step.Setting(scale, "meta")
     for lm in (meta.student, meta.teacher):
         lm.generator._caad_head = HeadForm()
-    models = [MetaModel(lm, Described({}, "made here")) for lm in (meta.student, meta.teacher)]
+    student, teacher = (MetaModel(lm, Described({}, "made here")) for lm in (meta.student, meta.teacher))
     shape = Shape(scale.samples, step.PROMPT, step.ANSWER, step.PROMPT + step.ANSWER, scale.samples, 1.0)
-    costs = rehearse(*models, "zero_mel", shape)
-    heads = Engines(cfg, None, 1, *models).heads(costs.rows)
+    costs = rehearse(student, teacher, "zero_mel", shape)
+    heads = Engines(cfg, None, 1, student, teacher).heads(costs.rows)
     authors = costs.authors_encoder + costs.authors_teacher + costs.student_forward + costs.student_backward
-    found = predicted(cfg, *models, costs), authors + formulas.authors_head_flops(heads, costs.positions)
+    found = predicted(cfg, student, teacher, costs), authors + formulas.authors_head_flops(heads, costs.positions)
     return counted, found
 
 
