@@ -36,7 +36,6 @@ from data_prep.common.manifest import write_manifest
 from data_prep.pack.pack import pack
 from data_prep.synthetic.espeak import speak
 
-Step = Callable[[], object]
 FILES = 60  # files that the records share
 TEXT = "the big dog finds my old table today and the teacher likes bread and water and my sister sings in the evening "
 VOICES = ("en-us+f3", "en-us+m3", "en-gb-scotland+m7", "en-us+Annie")

@@ -150,7 +150,7 @@ def chunk_terms(
 @triton.jit
 def _target(
     z_t, z_n, bias, scale, cap, row, vocab, cols, alpha, sharpness, floor,
-    BIAS: tl.constexpr, CAP: tl.constexpr, SEPARATE: tl.constexpr, NEGATIVE: tl.constexpr, PLAUSIBILITY: tl.constexpr,
+    BIAS: tl.constexpr, CAP: tl.constexpr, NEGATIVE: tl.constexpr, PLAUSIBILITY: tl.constexpr,
 ):  # fmt: skip
     """Load a block of the target's logits and the block of z_pos."""
     first = _logits(z_t, bias, scale, cap, row, vocab, cols, BIAS, CAP)
@@ -260,7 +260,7 @@ def _rows(
         if TEACHER:
             t, _ = _target(
                 z_t, z_n, bias_t, scale_t, cap_t, row, vocab, cols, alpha, sharpness, floor,
-                TEACHER_BIAS, TEACHER_CAP, SEPARATE, NEGATIVE, PLAUSIBILITY,
+                TEACHER_BIAS, TEACHER_CAP, NEGATIVE, PLAUSIBILITY,
             )  # fmt: skip
             totals_t = _grow(peaks_t, totals_t, t, scale)
             best_t = tl.where(t > peaks_t, cols, best_t)
@@ -284,7 +284,7 @@ def _rows(
         if TEACHER:
             t, pos = _target(
                 z_t, z_n, bias_t, scale_t, cap_t, row, vocab, cols, alpha, sharpness, floor,
-                TEACHER_BIAS, TEACHER_CAP, SEPARATE, NEGATIVE, PLAUSIBILITY,
+                TEACHER_BIAS, TEACHER_CAP, NEGATIVE, PLAUSIBILITY,
             )  # fmt: skip
             log_q = (t - peak_t) * scale - log_t
             q = tl.exp2(log_q)
@@ -314,7 +314,7 @@ def _rows(
             z = _logits(z_s, bias_s, scale_s, cap_s, row, vocab, cols, STUDENT_BIAS, STUDENT_CAP)
             t, _ = _target(
                 z_t, z_n, bias_t, scale_t, cap_t, row, vocab, cols, alpha, sharpness, floor,
-                TEACHER_BIAS, TEACHER_CAP, SEPARATE, NEGATIVE, PLAUSIBILITY,
+                TEACHER_BIAS, TEACHER_CAP, NEGATIVE, PLAUSIBILITY,
             )  # fmt: skip
             log_p = (z - peak_s) * scale - log_s
             log_q = (t - peak_t) * scale - log_t

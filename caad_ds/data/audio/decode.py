@@ -45,11 +45,6 @@ def load(path: Path | BinaryIO, start: float = 0.0, seconds: float | None = None
     return measured(path, start, seconds)[0]
 
 
-def load_pcm16(path: Path, start: float = 0.0, seconds: float | None = None) -> np.ndarray:
-    """Load like `load`, rounded to int16 [samples]; 16-bit mono at 16 kHz is not converted."""
-    return measured_pcm16(path, start, seconds)[0]
-
-
 @_unwarned
 def measured(
     path: Path | BinaryIO, start: float = 0.0, seconds: float | None = None, longest: float | None = None
@@ -85,7 +80,7 @@ def measured_samples(samples: np.ndarray, rate: int) -> tuple[np.ndarray, Levels
 
 @_unwarned
 def measured_pcm16(path: Path, start: float = 0.0, seconds: float | None = None) -> tuple[np.ndarray, Levels]:
-    """Load like `load_pcm16`, and return its levels."""
+    """Load like `measured`, rounded to int16 [samples]; 16-bit mono at 16 kHz is not converted."""
     with _opened(path, whole=not start and seconds is None) as file:
         part = _part(file, start, seconds)
         if (file.samplerate, file.channels, file.subtype) != (SAMPLE_RATE, 1, "PCM_16"):
@@ -94,11 +89,6 @@ def measured_pcm16(path: Path, start: float = 0.0, seconds: float | None = None)
         pcm = _not_empty(_read(file, *part, "int16"), file)
         _check_claims(file, len(pcm), part)
         return _cut(pcm, Levels(SAMPLE_RATE, 1).add(pcm), seconds)
-
-
-def probe(path: Path) -> float:
-    """Return the length in seconds of a file that decodes completely; see `examine`."""
-    return examine(path).seconds
 
 
 @_unwarned

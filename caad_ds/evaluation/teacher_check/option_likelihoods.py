@@ -79,13 +79,11 @@ def shared(
             sequences.append(prompts[item] + answer[:-1])
             starts.append(len(prompts[item]) - 1)
             groups.append((path, items[item].id, item))
-    hidden, row = _answer_rows(loaded, paths, sequences, starts, groups)
+    hidden, row = _answer_rows(paths, sequences, starts, groups)
     return _scored(loaded.lm.head(), hidden, row.chunk(len(paths)), answers, negatives, alphas)
 
 
-def _answer_rows(
-    loaded: Model, paths: Paths, sequences: list[Ids], starts: list[int], groups: list[tuple]
-) -> tuple[Tensor, Tensor]:
+def _answer_rows(paths: Paths, sequences: list[Ids], starts: list[int], groups: list[tuple]) -> tuple[Tensor, Tensor]:
     """Return the distinct hidden states [R, H], and their row for each position of each sequence from `starts` on,
     concatenated: int64 [N]."""
     hidden: list[Tensor] = []

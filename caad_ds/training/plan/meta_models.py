@@ -32,7 +32,6 @@ from caad_ds.utils.paths import is_hub_id
 
 # Published config.json files of some hub ids, beside the configs that name them.
 SHIPPED = Path(__file__).resolve().parents[3] / "configs"
-WINDOW_SECONDS = 30
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from caad_ds.cli import main
-from caad_ds.data.audio.decode import AudioError, load, load_pcm16, probe
+from caad_ds.data.audio.decode import AudioError, examine, load, measured_pcm16
 
 av = pytest.importorskip("av")
 RATE = 16_000
@@ -65,7 +65,7 @@ def test_what_is_read_is_what_was_written(tmp_path, name, codec, kind, options, 
     path = write(tmp_path / name, wave, RATE, codec, kind, options)
     found = load(path)
     assert len(found) == frames and abs(offset(found, wave)) <= 1
-    assert probe(path) == frames / RATE and len(load_pcm16(path)) == frames
+    assert examine(path).seconds == frames / RATE and len(measured_pcm16(path)[0]) == frames
     part = load(path, 0.1, 0.15)
     np.testing.assert_array_equal(part, found[1_600:4_000])
     with open(path, "rb") as file:
@@ -97,7 +97,7 @@ INEXACT = [
 def test_what_does_not_say_how_much_its_encoder_added_is_read_with_it(tmp_path, codec, kind, rate, options):
     wave = speech(2 * rate, rate)
     path = write(tmp_path / "a", wave, rate, codec, kind, options)
-    assert 2.0 - 1_024 / rate <= probe(path) <= 2.0 + 3 * 2_048 / rate
+    assert 2.0 - 1_024 / rate <= examine(path).seconds <= 2.0 + 3 * 2_048 / rate
     found = load(path)
     lag = offset(found, load_wave(tmp_path, wave, rate))
     assert (0 if kind != "asf" else -744) <= lag <= 2_048 * RATE / rate  # FFmpeg drops the first frame of WMA
@@ -126,7 +126,7 @@ def test_a_file_that_is_cut_is_an_error(tmp_path, name, kind, options, share):
     path = write(tmp_path / name, wave, 48_000, "libopus" if kind == "webm" else "aac", kind, options)
     data = path.read_bytes()
     path.write_bytes(data[: round(share * len(data))])
-    for read_it in (probe, load, load_pcm16):
+    for read_it in (examine, load, measured_pcm16):
         with pytest.raises(AudioError):
             read_it(path)
 

@@ -255,7 +255,7 @@ def test_a_part_that_lies_beyond_its_file_is_rejected(tmp_path):
     tone(tmp_path / "a.wav", 300, 1.0)
     with pytest.raises(decode.AudioError, match=r"only 0\.50 of 1\.00 s are there"):
         decode.load(tmp_path / "a.wav", 0.5, 1.0)
-    for read_it in (decode.load, decode.load_pcm16):
+    for read_it in (decode.load, decode.measured_pcm16):
         with pytest.raises(decode.AudioError, match="a part from 2 s on begins after the end of its file"):
             read_it(tmp_path / "a.wav", 2.0, 1.0)
 

@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from caad_ds import cli
-from caad_ds.data.audio.decode import load_pcm16
+from caad_ds.data.audio.decode import measured_pcm16
 from caad_ds.data.reader import IndexedReader
 from data_prep.common.manifest import load_manifest, write_manifest
 from data_prep.ingest.sources import csv
@@ -112,7 +112,7 @@ def test_a_csv_of_a_spreadsheet_comes_to_shards_and_back(ending, tmp_path, data,
     assert len(found.rejected) == 4
     for (record, pcm), name in zip(packed(tmp_path), CLIPS, strict=True):
         assert record["metadata"]["speaker"].startswith("s")
-        np.testing.assert_array_equal(pcm, load_pcm16(data / name))
+        np.testing.assert_array_equal(pcm, measured_pcm16(data / name)[0])
 
 
 def test_a_tsv_of_common_voice_is_read_with_its_quotes(tmp_path, data, ingest):
@@ -214,7 +214,7 @@ def test_an_audiofolder_is_read_at_any_depth(form, tmp_path, data, ingest):
     assert found.metadata == [{"mood": "calm"}, {"mood": "sad", "audio": "what it is"}]
     assert found.rejected["metadata.csv line 3"] == "it names no audio: its column 'file_name' is empty"
     assert [name for name in found.rejected if name.startswith("a b/metadata-")]
-    np.testing.assert_array_equal(packed(tmp_path)[0][1], load_pcm16(data / "a b/ä.wav"))
+    np.testing.assert_array_equal(packed(tmp_path)[0][1], measured_pcm16(data / "a b/ä.wav")[0])
 
 
 def hugging_face(path: Path, rows: list[dict]) -> None:
@@ -246,7 +246,7 @@ def test_parquet_with_audio_in_it_comes_to_shards_and_back(tmp_path, data, inges
     assert "does not decode" in found.rejected["train-00000-of-00001-0000005"]
     assert "cannot be read from this row on" in found.rejected["train-00001.parquet row 0"]
     for (_, pcm), name in zip(packed(tmp_path), [*CLIPS, "b.wav"], strict=True):
-        np.testing.assert_array_equal(pcm, load_pcm16(data / name))
+        np.testing.assert_array_equal(pcm, measured_pcm16(data / name)[0])
 
 
 @pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
@@ -300,7 +300,7 @@ def test_parts_of_a_long_file_are_cut_to_the_sample(rate, tmp_path, data, ingest
     assert places == [(0.25, 0.5), (1.00007, 1.00007), (0, 1.0), (2.5, 0.5), (None, 3.0), (0.0, 1.5)]
     for (record, pcm), place in zip(packed(tmp_path), places, strict=True):
         part = () if place[0] is None else place
-        np.testing.assert_array_equal(pcm, load_pcm16(data / "long.wav", *part))
+        np.testing.assert_array_equal(pcm, measured_pcm16(data / "long.wav", *part)[0])
         assert "offset" not in record["audios"][0]
         if rate == 16_000:
             start = round((place[0] or 0) * rate)

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from caad_ds.cli import main
-from caad_ds.data.audio.decode import AudioError, load, load_pcm16, probe
+from caad_ds.data.audio.decode import AudioError, examine, load, measured_pcm16
 from caad_ds.data.audio.flac import decode, encode
 from caad_ds.data.audio.pcm16 import to_pcm16
 from caad_ds.data.reader import IndexedReader
@@ -105,7 +105,7 @@ def test_a_header_that_lies_costs_no_memory_and_no_time(tmp_path, claimed):
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), limits[1]))
     try:
-        for read_it in (probe, load, load_pcm16, lambda path: decode(path.read_bytes())):
+        for read_it in (examine, load, measured_pcm16, lambda path: decode(path.read_bytes())):
             try:
                 result = read_it(path)
                 assert result == 0.1 if isinstance(result, float) else len(result) == 1600
@@ -126,7 +126,7 @@ def test_the_short_ways_give_the_samples_of_the_long_one(tmp_path, subtype, chan
     read_back, _ = soundfile.read(tmp_path / "a.wav", dtype="float32", always_2d=True)
     long_way = soxr.resample(read_back.mean(axis=1), rate, 16_000)
     np.testing.assert_array_equal(load(tmp_path / "a.wav"), long_way)
-    np.testing.assert_array_equal(load_pcm16(tmp_path / "a.wav"), to_pcm16(long_way))
+    np.testing.assert_array_equal(measured_pcm16(tmp_path / "a.wav")[0], to_pcm16(long_way))
     start, end = round(0.1 * rate), round(0.1 * rate) + round(0.05 * rate)
     part = soxr.resample(read_back[start:end].mean(axis=1), rate, 16_000)
-    np.testing.assert_array_equal(load_pcm16(tmp_path / "a.wav", 0.1, 0.05), to_pcm16(part))
+    np.testing.assert_array_equal(measured_pcm16(tmp_path / "a.wav", 0.1, 0.05)[0], to_pcm16(part))
