@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as validated
 
-from caad_ds.data.samples import Chain, Count, SampleEntry, Table
+from caad_ds.data.index_entries import Chain, Count, SampleEntry, Table
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import writing
 from caad_ds.utils.text import read_text

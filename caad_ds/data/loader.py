@@ -8,9 +8,9 @@ from itertools import islice
 import numpy as np
 import torch
 
-from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import PairedBatch
 from caad_ds.data.reader import IndexedReader
+from caad_ds.data.sample import Sample
 from caad_ds.data.sampler import Order
 from caad_ds.data.stream import StreamReader
 

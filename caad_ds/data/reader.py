@@ -12,10 +12,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from caad_ds.data.audio import decode, flac
-from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.audio.levels import SAMPLE_RATE, Levels, faults
 from caad_ds.data.index import SampleEntry, Shard, ShardIndex, audio_names
 from caad_ds.data.record import PackedRecord, RecordFault, as_packed
+from caad_ds.data.sample import Sample
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import OPEN_FILES, OpenFile
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from caad_ds.data.audio import decode
-from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.audio.levels import Levels, faults, longer
 from caad_ds.data.batch import Audio, Batch, joined
+from caad_ds.data.sample import Sample
 from caad_ds.generation.question import Askable, as_sample, different_clips
 from caad_ds.generation.question import Audio as Clip
 from caad_ds.models import negatives

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from caad_ds.generation.asking import PreparedPrompt, prepare_prompt
 from caad_ds.generation.clips import Clips
 from caad_ds.generation.decoding import Contrast
 from caad_ds.generation.decoding_settings import Decoding, check_counts, gate_fault, sampling_fault
+from caad_ds.generation.prepared_prompt import PreparedPrompt, prepare_prompt
 from caad_ds.generation.question import Askable, AudioInput, Question, as_sample, recordings
 from caad_ds.models import auto, negatives
 from caad_ds.models.audio_lm import AudioLM

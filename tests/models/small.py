@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.markers import user_content
+from caad_ds.data.sample import Sample
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from tests.training.tiny import amplify, llama

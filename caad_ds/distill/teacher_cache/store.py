@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import IGNORE, Batch
-from caad_ds.data.samples import SampleEntry
+from caad_ds.data.index_entries import SampleEntry
+from caad_ds.data.sample import Sample
 from caad_ds.data.stored_states import StoredStates
 from caad_ds.distill.teacher_cache.buffers import Buffers
 from caad_ds.distill.teacher_cache.layout import Layout, as_bytes

@@ -11,10 +11,10 @@ from typing import Any, cast
 
 import torch
 
-from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.data.markers import AUDIO
 from caad_ds.data.record import PromptRecord
+from caad_ds.data.sample import Sample
 from caad_ds.models.prompts.audio_spans import AudioSpans, MarkedText, render
 from caad_ds.models.prompts.control_tokens import SPAN, check_texts, control_tokens, plain_markers
 from caad_ds.models.whisper_qformer.prompt_ids import PIECES, WHOLE, prompt_ids

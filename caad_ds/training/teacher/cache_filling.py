@@ -9,9 +9,9 @@ import torch
 
 from caad_ds.config.deepspeed_files import check_deepspeed
 from caad_ds.config.schema import Config
-from caad_ds.data.audio.decoded import Sample
 from caad_ds.data.loader import Loader
 from caad_ds.data.reader import IndexedReader
+from caad_ds.data.sample import Sample
 from caad_ds.distill.teacher_cache.signals import FillingTeacher
 from caad_ds.distill.teacher_cache.store import content_of, named
 from caad_ds.training import engines
