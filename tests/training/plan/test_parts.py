@@ -162,6 +162,16 @@ def test_what_is_not_counted_is_said(base):
     assert found.files["checkpoints kept"] == 2 * found.files["checkpoint"]
 
 
+@pytest.mark.parametrize(("share", "notes"), [(0.5, 1), (0.0, 0)])
+def test_answers_that_the_student_draws_are_not_counted_and_that_is_said(base, share, notes):
+    found = planned(base[1], objective={"on_policy": {"share": share}})
+    said = [note for note in found.notes if note.startswith("objective.on_policy: ")]
+    assert len(said) == notes
+    assert all("are not in these tables, memory and hours are more than this" in note for note in said)
+    assert found.memory["replicated"] == base[0].memory["replicated"]
+    assert found.flops["online"] == base[0].flops["online"]
+
+
 def test_validation_data_counts_beside_given_samples(base, world):
     """The student's forward with a cache too."""
     found = planned(base[1], data={"validation": str(world / "shards")}, validation={"batch_size": 8})
