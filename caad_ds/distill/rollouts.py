@@ -117,6 +117,7 @@ class Rollouts:
             "tokens": sum(map(len, written)),
             "ended": sum(answer[-1] in self.ends for answer in written),
             "empty": sum(len(answer) == 1 and answer[0] in self.ends for answer in written),
+            "longer": sum(len(own) > len(gold) for own, gold in zip(written, given, strict=True)),
             "same": sum(
                 sum(a == b for a, b in zip(own, gold, strict=False)) / max(len(own), len(gold))
                 for own, gold in zip(written, given, strict=True)

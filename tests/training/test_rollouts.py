@@ -120,13 +120,15 @@ def test_share_0_is_training_without(world, tmp_path):
 
 
 def test_ranks_whose_answers_end_early_wait_for_the_others(world, tmp_path):
-    file = drawing(world, tmp_path / "out", share=1, on_policy={"max_new_tokens": 60}, tracking={"enabled": False})
+    file = drawing(world, tmp_path / "out", share=1, on_policy={"max_new_tokens": 60})
     drawn_by(tmp_path, file, 2, one_token_on_the_first_rank_and_never_an_end_on_the_second)
     lengths = [
         {len(json.loads(line)[2]) for line in Path(f"{tmp_path}/out-drawn.{rank}").read_text().splitlines()}
         for rank in (0, 1)
     ]
     assert lengths == [{1}, {60}]
+    longer = curve(tmp_path / "out", "train/rollout/longer")  # than any pseudo ground truth: all of the second rank's
+    assert [value for _, value in longer] == [0.5] * STEPS
 
 
 @pytest.mark.parametrize(
@@ -227,8 +229,8 @@ def test_a_student_that_writes_the_pseudo_ground_truth_gives_the_loss_of_trainin
     for metric in ("kd", "ce", "grad_norm", "agreement", "token_accuracy"):
         [(_, a)], [(_, b)] = (curve(tmp_path / out, f"train/{metric}") for out in ("own", "given"))
         assert_close(a, b, 100, max(1.0, abs(b)), torch.float32)
-    [(_, share)] = curve(tmp_path / "own", "train/rollout/same")
-    assert share == 1
+    [(_, same)], [(_, longer)] = (curve(tmp_path / "own", f"train/rollout/{name}") for name in ("same", "longer"))
+    assert (same, longer) == (1, 0)
 
 
 def by_heart(world, tmp_path) -> Path:
@@ -254,7 +256,7 @@ def by_heart(world, tmp_path) -> Path:
 def test_what_is_drawn_is_counted_and_a_collapse_is_told(world, tmp_path):
     file = drawing(world, tmp_path / "out", 1, on_policy={"max_new_tokens": 1})
     printed = train(file, 1)
-    for name in ("length", "given", "ended", "empty", "distinct", "same", "entropy", "tokens", "token_share"):
+    for name in ("length", "given", "ended", "empty", "longer", "distinct", "same", "entropy", "tokens", "token_share"):
         assert len(curve(tmp_path / "out", f"train/rollout/{name}")) == STEPS, name
     assert {value for _, value in curve(tmp_path / "out", "train/rollout/tokens")} == {8.0}
     assert "share/rollout" in " ".join(tracked(tmp_path / "out")[1].data.metrics)

@@ -15,14 +15,15 @@ RARE = 0.05  # share of answers that end
 def means_of(sums: Mapping[str, float], different: Iterable[int], tokens: float) -> dict[str, float]:
     """Return metrics of drawn answers, from sums over all ranks: lengths in tokens, and shares of the answers.
 
-    `same` is the share of an answer's tokens that the pseudo ground truth has at the same position; `given` the length
-    of the pseudo ground truth, up to the longest answer that may be drawn; `different` has a number for each distinct
-    answer. `token_share` is the number of drawn tokens over the `tokens` of the samples that were read.
+    `same` is the share of an answer's tokens that the pseudo ground truth has at the same position; `longer` the share
+    of answers with more tokens than their pseudo ground truth; `given` the length of the pseudo ground truth, up to the
+    longest answer that may be drawn; `different` has a number for each distinct answer. `token_share` is the number of
+    drawn tokens over the `tokens` of the samples that were read.
     """
     answers = sums.get("answers", 0.0)
     if not answers:
         return {}
-    named = {"length": "tokens", **{name: name for name in ("given", "ended", "empty", "same")}}
+    named = {"length": "tokens", **{name: name for name in ("given", "ended", "empty", "longer", "same")}}
     means = {f"rollout/{name}": sums[of] / answers for name, of in named.items()}
     drawn = {"rollout/tokens": sums["tokens"], "rollout/token_share": sums["tokens"] / tokens}
     return means | drawn | {"rollout/distinct": len(set(different)) / answers}
