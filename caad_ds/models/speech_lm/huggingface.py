@@ -22,6 +22,7 @@ from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.errors import UserError
 
 MAX_NEW_TOKENS = 128  # default of an answer by transformers
+MAX_SHARD_SIZE = "5GB"  # of a safetensors file: uploads resume, and downloads run in parallel, by the file
 CODE = Path(processor.__file__).parent  # its modules are copied beside the weights
 AUTO_MAP = {
     "AutoConfig": "config.SpeechLMConfig",
@@ -38,7 +39,7 @@ def save_whole(folder: Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer:
     """
     reading = processor_of(encoder, tokenizer, model.config.num_queries)
     inside = {INSIDE + name: weight for name, weight in encoder.whisper.state_dict().items()}
-    model.save_pretrained(folder, state_dict=model.state_dict() | inside)
+    model.save_pretrained(folder, state_dict=model.state_dict() | inside, max_shard_size=MAX_SHARD_SIZE)
     config = deepcopy(model.config)
     config.architectures = [SpeechLMForConditionalGeneration.__name__]
     config.encoder_config, config.audio_token_id = deepcopy(encoder.whisper.config), reading.audio_token_id

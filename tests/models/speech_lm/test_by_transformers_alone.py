@@ -17,7 +17,7 @@ from caad_ds.generation.question import Question, recordings
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.prompts.prompt_encoder import FORM, PIECES
 from caad_ds.models.reader import NO_TRANSCRIPT
-from caad_ds.models.speech_lm import adapters
+from caad_ds.models.speech_lm import adapters, huggingface
 from caad_ds.models.speech_lm.build import build
 from tests.models.prompts.chat_tokenizers import CHATML, ZEPHYR, byte_level, sentence_piece
 from tests.models.speech_lm import by_transformers
@@ -66,6 +66,7 @@ VARIANTS = {
     "no-transcripts": lambda folder: without_transcripts(byte_level(CHATML)),
     "bf16-desta": lambda folder: model(sentence_piece(folder, False, ZEPHYR), dtype=torch.bfloat16, connector="desta"),
     "normalized-2s": lambda folder: model(byte_level(CHATML), window=2, normalize_states=True),
+    "shards": lambda folder: model(byte_level(CHATML)),
 }
 
 
@@ -80,7 +81,10 @@ def found(tmp_path_factory):
     requests = {}
     for name, made in (VARIANTS | {"adapters": lambda _: adapted(byte_level(CHATML))}).items():
         (root / name / "tokenizer").mkdir(parents=True)
-        made(root / name / "tokenizer").save(root / name / "model")
+        with pytest.MonkeyPatch.context() as patch:
+            if name == "shards":
+                patch.setattr(huggingface, "MAX_SHARD_SIZE", "50KB")
+            made(root / name / "tokenizer").save(root / name / "model")
         requests[str(root / name / "model")] = [chat(root, clips) for clips in ASKED]
     (root / "requests.json").write_text(json.dumps(requests))
     script = [sys.executable, "-I", by_transformers.__file__, str(root / "requests.json"), str(root / "out.json")]
@@ -102,6 +106,7 @@ def chat(root, clips):
 def test_token_for_token(found, name):
     root, answers = found
     theirs = answers[str(root / name / "model")]
+    assert (len(list((root / name / "model").glob("model-*.safetensors"))) > 2) == (name == "shards")
     ours = caad_ds.load(root / name / "model", "cpu")
     assert theirs["dtype"] == ("torch.bfloat16" if name.startswith("bf16") else "torch.float32")
     said = []

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForMultimodalLM, AutoProcessor
+from transformers import AutoModel, AutoModelForMultimodalLM, AutoProcessor
 
 from caad_ds.generation.decoding import generate
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
@@ -12,7 +12,7 @@ from caad_ds.models.families.caad_speech_lm import load as load_lm
 from caad_ds.models.prompts.prompt_encoder import tokenization
 from caad_ds.models.speech_lm import adapters, huggingface
 from caad_ds.models.speech_lm.build import build
-from caad_ds.models.speech_lm.encoder_folder import load_encoder
+from caad_ds.models.speech_lm.encoder_folder import INSIDE, load_encoder
 from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.serving.ask import MAX_NEW_TOKENS
 from tests.models.small import make_model, sample
@@ -138,6 +138,24 @@ def test_a_model_that_transformers_saved_again_in_shards_is_the_same(folder, par
     state = whole.state_dict()
     assert all(torch.equal(state[name], weight) for name, weight in ours.state_dict().items())
     assert all(torch.equal(state[f"encoder.{name}"], weight) for name, weight in speech_encoder.state_dict().items())
+
+
+def test_a_folder_written_in_shards_is_the_same_model(folder, parts, samples, whole, tmp_path, monkeypatch):
+    """The encoder's weights are in several of them."""
+    monkeypatch.setattr(huggingface, "MAX_SHARD_SIZE", "50KB")
+    sharded = tmp_path / "sharded"
+    parts.lm.save(sharded)
+    files = json.loads((sharded / "model.safetensors.index.json").read_text())["weight_map"]
+    assert set(files.values()) == {file.name for file in sharded.glob("*.safetensors")} and len(set(files.values())) > 2
+    assert len({file for name, file in files.items() if name.startswith(INSIDE)}) > 1
+    again = AutoModel.from_pretrained(sharded).eval()
+    states = whole.state_dict(), again.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    asked = given(parts.batch(samples), parts.lm)
+    assert torch.equal(again(**asked).logits, whole(**asked).logits)
+    ours = load_lm(sharded, torch.float32)
+    assert all(torch.equal(weight, ours.encoder.state_dict()[n]) for n, weight in parts.lm.encoder.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", [".", "twin"])
