@@ -1,6 +1,7 @@
 """Cost of on-policy answers: tokens per second compared with `generate` alone, and their share of a training step.
 
     python benchmarks/rollouts.py [--scale smollm2 | paper | tiny] [--shares 1 0.5 0] [--zero 2 | 3] [--tokens 32]
+        [--train all | connector]
 
 Teacher and student have the shapes of the scale (smollm2: SmolLM2-135M behind Whisper-tiny) and random weights. All
 answers have the same number of tokens: end tokens are forbidden, for `generate` by min_new_tokens. Both sample with
@@ -50,12 +51,12 @@ OURS = {
 }  # fmt: skip
 
 
-def config_of(share: float, tokens: int, precision: str, zero: int) -> Config:
+def config_of(share: float, args: argparse.Namespace, precision: str) -> Config:
     """Return a run's configuration, with the keys that determine the cost."""
     values = config(precision).model_dump(mode="json")
-    drawn = {"share": share, "top_p": 0.95, "top_k": 50, "max_new_tokens": tokens}
+    drawn = {"share": share, "top_p": 0.95, "top_k": 50, "max_new_tokens": args.tokens}
     values["objective"] |= {"on_policy": drawn}
-    values["student"] |= {"deepspeed": f"student_zero{zero}.json", "train": "all"}
+    values["student"] |= {"deepspeed": f"student_zero{args.zero}.json", "train": args.train}
     return Config.model_validate(values)
 
 
@@ -95,7 +96,8 @@ def stepping(cfg: Config, setting: Setting, clock: Stopwatch) -> Iterator[Distil
     from caad_ds.training import engines
 
     drawn = rollouts_of(cfg, setting) if cfg.objective.draws else None
-    setting.student.module.requires_grad_(True)
+    if cfg.student.train == "all":
+        setting.student.module.requires_grad_(True)
     teacher = engines.teacher_signal(cfg, setting.teacher, "replicated", None, shares=True)
     engine = engines.student_engine(cfg, setting.student, len(setting.batch.keys), 1)
     yield DistillStep(engine, setting.student, teacher, part=clock.part, rollouts=drawn)
@@ -108,6 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=OURS, default="smollm2")
     parser.add_argument("--zero", type=int, choices=(2, 3), default=3, help="stage of the student's engine")
+    parser.add_argument("--train", choices=("all", "connector"), default="all", help="the paper trains the connector")
     parser.add_argument("--tokens", type=int, default=32, help="of each answer")
     parser.add_argument("--repeats", type=int, default=5, help="timed turns (default 5)")
     shares = [1.0, 0.5, 0.0]
@@ -120,10 +123,12 @@ def main(argv: list[str] | None = None) -> None:
     print(
         f"rollouts on {name}, {torch.get_num_threads()} threads; torch {torch.__version__}, transformers "
         f"{transformers.__version__}, Python {platform.python_version()}; scale {args.scale}, {scale.samples} samples, "
-        f"{args.tokens} tokens, ZeRO-{args.zero}"
+        f"{args.tokens} tokens, ZeRO-{args.zero}, trained: {args.train}"
     )
     found: dict[str, float] = {}
+    columns = ("share", "step, ms", "drawing, ms", "of the time", "answers drawn", "tokens drawn", "of the tokens read")
     with process_group():
+        print(f"| {' | '.join(columns)} |\n" + "|---" * len(columns) + "|")
         for share in args.shares:
             found |= measured(args, share, device, precision)
             gc.collect()  # engines hold their weights in reference cycles
@@ -132,7 +137,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def measured(args: argparse.Namespace, share: float, device: str, precision: str) -> dict[str, float]:
     """Measure a share, in new engines; for share 1 also the comparison with `generate`."""
-    cfg, scale = config_of(share, args.tokens, precision, args.zero), OURS[args.scale]
+    cfg, scale = config_of(share, args, precision), OURS[args.scale]
     clock, setting = Stopwatch(), Setting(scale, device)
     found: dict[str, float] = {}
     with stepping(cfg, setting, clock) as work:
@@ -155,10 +160,10 @@ def beside_generate(
 
 
 def timed_step(work: DistillStep, setting: Setting, clock: Stopwatch, share: float, repeats: int) -> dict[str, float]:
-    """Return the mean time of a step, and the part of it spent on sampling."""
+    """Return the mean time of a step, and drawing's part of its time and of the tokens that are read."""
     count = len(setting.batch.targets)
     online = PairedBatch(setting.batch, setting.batch, setting.negative())
-    drawn = 0.0
+    drawn, tokens = 0.0, 0.0
     for number in range(repeats + 1):
         if number == 1:  # the first warms up
             clock.read()
@@ -166,15 +171,17 @@ def timed_step(work: DistillStep, setting: Setting, clock: Stopwatch, share: flo
         with work.teacher_head():
             work.train([online], count, number)
         counts = work.rollouts.read_counts()[0] if work.rollouts else {}
-        drawn += counts.get("answers", 0.0) if number else 0.0
+        if number:
+            drawn, tokens = drawn + counts.get("answers", 0.0), tokens + counts.get("tokens", 0.0)
     parts = clock.read()
     took = (time.perf_counter() - began) / repeats
-    drawing, answers = parts.get("rollout", 0.0) / repeats, drawn / repeats
-    print(
-        f"share {share:g}: step {1e3 * took:.0f} ms, of which drawing {1e3 * drawing:.0f} ms ({drawing / took:.0%}), "
-        f"{answers:.1f} of {len(setting.batch.keys)} answers drawn"
-    )
-    return {f"step {share:g}": 1e3 * took, f"rollout share {share:g}": drawing / took, f"drawn {share:g}": answers}
+    drawing, answers, tokens = parts.get("rollout", 0.0) / repeats, drawn / repeats, tokens / repeats
+    of_read = tokens / int(setting.batch.attention_mask.sum())
+    of_all = f"{answers:.1f} of {len(setting.batch.keys)}"
+    cells = f"{drawing / took:.0%} | {of_all} | {tokens:.0f} | {of_read:.0%} |"
+    print(f"| {share:g} | {1e3 * took:.0f} | {1e3 * drawing:.0f} | {cells}", flush=True)
+    shares = {"rollout share": drawing / took, "token share": of_read, "drawn": answers}
+    return {f"step {share:g}": 1e3 * took} | {f"{name} {share:g}": value for name, value in shares.items()}
 
 
 if __name__ == "__main__":

@@ -55,9 +55,15 @@ def stages(tiny: bool, shared: dict[str, str]) -> list[Stage]:
             package("pytest"), package("hypothesis"), parts=(*peers, triton),
         ),
         stage(
-            "step", "A training step: the authors' graph, ours, ours with a cache, all in engines", 115,
+            "step", "A training step: the authors' graph, ours, ours with a cache, all in engines", 100,
             (*step, "--placement", "replicated", "resident", "cpu"), engine,
             *large(gpu_memory(48), host_memory(40), disk(2)),
+        ),
+        stage(
+            "on_policy", "The step in engines with on-policy 0.5: what drawing takes of its time and tokens", 45,
+            ("benchmarks/rollouts.py", "--scale", "tiny" if tiny else "paper", "--shares", "0.5", "--zero", "2",
+             "--train", "connector", "--repeats", "1" if tiny else "3"),
+            engine, *large(gpu_memory(48), host_memory(40)),
         ),
         stage(
             "cap", "The engines in 24 GB", 40,
@@ -70,12 +76,12 @@ def stages(tiny: bool, shared: dict[str, str]) -> list[Stage]:
             *large(gpu_memory(24)), parts=(*peers, *large(triton)),
         ),
         stage(
-            "paper", "A training run of configs/paper", 115,
+            "paper", "A training run of configs/paper", 100,
             ("benchmarks/paper.py", "--rows", "auto", "--steps", "20" if tiny else "30", *small),
             engine, package("mlflow"), *large(gpu_memory(40), host_memory(40), disk(40)),
         ),
         stage(
-            "qwen2_audio", "A training run at Qwen2-Audio-7B's size", 110,
+            "qwen2_audio", "A training run at Qwen2-Audio-7B's size", 95,
             ("benchmarks/qwen2_audio.py", "--rows", "connector", *small),
             engine, package("mlflow"), *large(gpu_memory(60), host_memory(40), disk(40)),
         ),

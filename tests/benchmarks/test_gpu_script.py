@@ -148,7 +148,7 @@ def test_the_stages_fit_into_eleven_minutes_and_are_those_of_the_tiny_run():
     assert sum(stage.seconds for stage in full) + stages.FOR_THE_REST <= stages.MOST_SECONDS == 11 * 60
     assert [stage.name for stage in full] == [stage.name for stage in tiny]
     assert [stage.name for stage in full] == [
-        "tests", "step", "cap", "loss", "paper", "qwen2_audio", "nvme", "decoding", "ranks",
+        "tests", "step", "on_policy", "cap", "loss", "paper", "qwen2_audio", "nvme", "decoding", "ranks",
     ]  # fmt: skip
 
 
