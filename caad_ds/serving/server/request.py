@@ -11,7 +11,7 @@ from caad_ds.serving.server.refusals import Refused
 
 LONGEST_TEXT = 100_000  # characters of all texts, which are tokenised before their number of tokens is known
 MOST_MESSAGES = 100
-# Fields that are not supported, with the value that asks for nothing; null asks for nothing in each of them.
+# Fields that are not supported, with the value that asks for nothing, beside null and what is empty.
 NEUTRAL: dict[str, Any] = {
     "audio": None, "frequency_penalty": 0, "function_call": "none", "functions": [], "logit_bias": {},
     "logprobs": False, "metadata": {}, "modalities": ["text"], "n": 1, "parallel_tool_calls": None, "prediction": None,
@@ -117,11 +117,11 @@ def read_request(body: bytes) -> ChatRequest:
     except ValidationError as error:
         raise _refused(error) from None
     for name, value in (request.model_extra or {}).items():
+        if _is_nothing(value):
+            continue
         if name not in NEUTRAL:
-            if _is_nothing(value):
-                continue
             raise Refused(400, f"{name[:80]}: no such parameter here; leave it out", name[:80])
-        if value is not None and (value != NEUTRAL[name] or isinstance(value, bool) != isinstance(NEUTRAL[name], bool)):
+        if value != NEUTRAL[name] or isinstance(value, bool) != isinstance(NEUTRAL[name], bool):
             raise Refused(400, f"{name}: not supported here; leave it out", name)
     _check_length(request)
     _check_pairs(request)

@@ -50,8 +50,10 @@ def test_a_body_that_is_no_request(served, alive, what):
     refusal(served.post(data=RAW[what], headers={"Content-Type": "application/json"}), 400)
 
 
-def test_what_asks_for_nothing_is_taken(served):
+@pytest.mark.parametrize("nothing", [None, "", [], {}])
+def test_what_asks_for_nothing_is_taken(served, nothing):
     assert served.post(asking("a", user="ann", **NEUTRAL)).status_code == 200
+    assert served.post(asking("a", surprise=nothing, **dict.fromkeys(NEUTRAL, nothing))).status_code == 200
 
 
 @pytest.mark.parametrize("what", WIDE)
