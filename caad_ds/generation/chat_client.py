@@ -110,8 +110,10 @@ class ChatClient:
 def key_of(variable: str, option: str) -> str:
     """Return the key in an environment variable, "" if unset; raises UserError if it cannot be a key."""
     key = os.environ.get(variable, "")
-    if not key.isascii() or not key.isprintable():
-        raise UserError(f"{option} {variable}: holds what no key has, such as a line break; export it again")
+    if not key.isascii() or not key.isprintable() or key != key.strip():  # HTTP drops blanks at the ends of a header
+        raise UserError(
+            f"{option} {variable}: holds what no key has, such as a line break or a blank at an end; export it again"
+        )
     return key
 
 

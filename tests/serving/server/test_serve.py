@@ -53,7 +53,13 @@ def refused(capsys, *arguments: object) -> str:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "example.org"])
 def test_other_interfaces_need_a_key(without_weights, model_folder, capsys, monkeypatch, host):
     assert f"--host {host}: others reach this interface; export a key" in refused(capsys, model_folder, "--host", host)
-    monkeypatch.setenv(serve.KEY, "two\nlines")
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "abc ", " abc", "abc\t", " "])
+@pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
+def test_a_key_that_no_client_can_send_is_refused(without_weights, model_folder, capsys, monkeypatch, host, key):
+    """HTTP drops blanks at the ends of a header, so that no request would have such a key."""
+    monkeypatch.setenv(serve.KEY, key)
     assert "CAAD_API_KEY: holds what no key has" in refused(capsys, model_folder, "--host", host)
 
 
