@@ -31,7 +31,7 @@ def tiny_tokenizer():
     )
 
 
-def tiny_parts(num_queries=3):
+def tiny_parts(num_queries=3, **of_llm):
     torch.manual_seed(0)
     whisper = WhisperConfig(
         d_model=16, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=32, num_mel_bins=8,
@@ -41,7 +41,7 @@ def tiny_parts(num_queries=3):
     llm = {
         "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 40,
         "num_attention_heads": 4, "num_key_value_heads": 2, "eos_token_id": 0, "initializer_range": LOUD,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": False, **of_llm,
     }  # fmt: skip
     model = build(llm, encoder, None, num_queries=num_queries, qformer_layers=1, qformer_heads=2)
     for weight in model.connector.parameters():

@@ -74,8 +74,9 @@ class Job:
 class Worker:
     """Answers jobs with a model, in a thread of its own, in the order in which they came.
 
-    A batch has up to `most` jobs of one contrast; whatever else differs between them is each row's own. It is answered
-    as a whole before the next begins. Where a batch fails, each of its jobs is answered alone, and fails alone.
+    A batch has up to `most` jobs of one contrast that together fit into the model's positions; whatever else differs
+    between them is each row's own. It is answered as a whole before the next begins. Where a batch fails, each of its
+    jobs is answered alone, and fails alone.
     """
 
     def __init__(self, model: Model, most: int, seen: Callable[[int], object] = lambda size: None):
@@ -138,10 +139,26 @@ class Worker:
                 if self._closed:
                     return ()
                 left = [job for job in self._waiting if not job.cancelled.is_set()]
-                alike = [job for job in left if job.contrasted == left[0].contrasted][: self.most]
-                self._waiting = deque(job for job in left if job not in alike)
-                self._running = alike
+                self._running = self._together(left)
+                self._waiting = deque(job for job in left if job not in self._running)
             return self._running
+
+    def _together(self, waiting: Sequence[Job]) -> Sequence[Job]:
+        """The first of the jobs, and those that can share its batch.
+
+        A row that has ended stays in the batch, and its positions grow until the longest answer ends. So the longest
+        prompt and the longest answer together are within the model's positions: beyond them rotary positions may change
+        for all rows, and learned ones do not exist.
+        """
+        limit, prompt, answer = self.model.reader.prompts.limit, 0, 0
+        jobs: list[Job] = []
+        for job in waiting:
+            longest = max(prompt, job.prepared.prompt_tokens), max(answer, job.prepared.decoding.max_new_tokens)
+            fits = limit is None or not jobs or sum(longest) <= limit
+            if fits and job.contrasted == waiting[0].contrasted and len(jobs) < self.most:
+                jobs.append(job)
+                prompt, answer = longest
+        return jobs
 
     def _answer(self, jobs: Sequence[Job]) -> None:
         failure = None

@@ -61,6 +61,7 @@ class Prepared:
     """A request that has been checked and decoded; `warnings` list its doubtful clips."""
 
     chat: Chat
+    prompt_tokens: int
     decoding: Decoding
     warnings: Sequence[str]
 
@@ -87,9 +88,9 @@ def prepare(request: ChatRequest, reader: Reader, limits: Limits, share: Share) 
     # Of a single turn it is the question, by which `Model.answer` draws as well.
     key = turns[0][0] if len(turns) == 1 else json.dumps(messages, ensure_ascii=False)
     chat = Chat(messages, clips, key)
-    _check_prompt(chat, reader, decoding.max_new_tokens)
+    length = _check_prompt(chat, reader, decoding.max_new_tokens)
     doubtful = [(clip, doubt(clip.levels)) for clip in clips]
-    return Prepared(chat, decoding, [f"{clip}: {reason}" for clip, reason in doubtful if reason])
+    return Prepared(chat, length, decoding, [f"{clip}: {reason}" for clip, reason in doubtful if reason])
 
 
 def decoding_of(request: ChatRequest, limits: Limits) -> Decoding:
@@ -168,8 +169,8 @@ def _decode(number: int, audio: InputAudio, text: str, reader: Reader, share: Sh
     return DecodedClip(number, waveform, levels, text)
 
 
-def _check_prompt(chat: Chat, reader: Reader, room: int) -> None:
-    """Refuse texts that make no prompt, such as control tokens, and what leaves no room for the answer."""
+def _check_prompt(chat: Chat, reader: Reader, room: int) -> int:
+    """The prompt's length; Refused where texts make none, such as control tokens, or leave no room for the answer."""
     sample = replace(as_sample(chat), waveforms=[clip.waveform for clip in chat.clips])
     try:
         length = len(reader.check(sample, with_answer=False).prompt)
@@ -183,3 +184,4 @@ def _check_prompt(chat: Chat, reader: Reader, room: int) -> None:
             "model reads; ask for fewer",
             "max_tokens",
         )
+    return length

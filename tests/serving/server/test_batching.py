@@ -7,6 +7,8 @@ import weakref
 import pytest
 import torch
 
+import caad_ds
+from caad_ds.models.speech_lm.folder import save
 from caad_ds.serving.server import batching
 from caad_ds.serving.server.batching import Job, Worker
 from caad_ds.serving.server.limits import Limits
@@ -14,6 +16,7 @@ from caad_ds.serving.server.prepare import prepare
 from caad_ds.serving.server.request import ChatRequest
 from caad_ds.serving.server.room import Room, Share
 from caad_ds.utils.errors import AudioError, UserError
+from tests.evaluation.conftest import tiny_parts
 from tests.serving.server.conftest import LIMITS, asking, file_of
 
 QUESTION = "who speaks ?"
@@ -30,9 +33,9 @@ class Updates(queue.SimpleQueue):
         return found
 
 
-def job(model, name: str, streamed: bool = False, **more) -> tuple[Job, Updates]:
+def job(model, name: str, streamed: bool = False, question: str = QUESTION, **more) -> tuple[Job, Updates]:
     """A job about a clip of that name."""
-    request = ChatRequest.model_validate(asking(QUESTION, file_of(name), **more))
+    request = ChatRequest.model_validate(asking(question, file_of(name), **more))
     updates = Updates()
     return Job(prepare(request, model.reader, Limits(**LIMITS), Share(Room(1e6, 1e6))), streamed, updates.put), updates
 
@@ -70,6 +73,32 @@ def test_who_shares_a_batch(model, worker, gate):
     assert worker.sizes == [1, 8, 2, 1, 2]  # the first contrast's at most eight, then each in its turn
     names = [*map(str, range(6)), *(f"more {n}" for n in range(7))]
     assert said == [alone(model, name, contrast_alpha=a) for name, a in zip(names, [*alphas, *[None] * 7])]
+
+
+def test_a_long_prompt_and_a_long_answer_share_no_batch_beyond_the_positions(tmp_path, endless, gate):
+    """Beyond 60 positions this model has other frequencies, for all rows of a batch, even if that row has ended."""
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [32.0] * 4}
+    rope |= {"factor": 4.0, "original_max_position_embeddings": 60}
+    save(tmp_path, *tiny_parts(max_position_embeddings=240, rope_parameters=rope))
+    model = caad_ds.load(tmp_path, device="cpu")
+    assert model.reader.prompts.limit == 60
+    wanted = [(40, 4), (1, 45), (30, 6), (1, 40), (2, 45)]  # words of the prompt, tokens of the answer
+
+    def said(most: int, sizes: list[int]) -> list[str]:
+        worker, jobs = Worker(model, most, sizes.append), []
+        gate.clear()
+        hold(model, worker)
+        for words, length in wanted:
+            jobs.append(job(model, "one", question="who " * words + "speaks ?", max_tokens=length))
+            worker.put(jobs[-1][0])
+        gate.set()
+        texts = [updates.all()[-1].text for _, updates in jobs]
+        worker.close()
+        return texts
+
+    sizes: list[int] = []
+    assert said(8, sizes) == said(1, [])
+    assert sizes == [1, 2, 3]  # the first is served first, with what fits beside it
 
 
 def test_a_job_that_fails_fails_alone(model, worker, gate, monkeypatch, capsys):
