@@ -20,7 +20,6 @@ from caad_ds.serving.server.service import Service, Updates
 
 T = TypeVar("T")
 HUNG_UP = 499  # what no client sees
-IDLE = 1.0  # seconds that a client which does not read is waited for
 
 
 class Completions:
@@ -110,9 +109,7 @@ class _Completion:
 
     async def _refuse(self, refused: Refused) -> None:
         if self._begun:  # its status went out with the first piece
-            with contextlib.suppress(TimeoutError):  # a client that reads nothing keeps no one waiting
-                async with asyncio.timeout(IDLE):
-                    await self.send(replies.event(refused.body(), last=True))
+            await self.send(replies.event(refused.body(), last=True))
             return
         await replies.refusal(refused)(self.scope, self.receive, self.send)
 

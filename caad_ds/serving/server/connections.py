@@ -1,4 +1,4 @@
-"""Connections that ask nothing: no more than the process can hold, and none for long."""
+"""Connections that ask nothing or read nothing: no more than the process can hold, and none for long."""
 
 import asyncio
 import resource
@@ -15,9 +15,11 @@ def most_connections(wanted: int) -> int:
 
 
 def protocol(most: int, seconds: float) -> type[H11Protocol]:
-    """uvicorn's connection, closed at once beyond `most` open ones, and after `seconds` without a whole header.
+    """uvicorn's connection, closed at once beyond `most` open ones, and after `seconds` of waiting for its client.
 
-    uvicorn itself waits for ever for the first header, and for the rest of a body that was refused.
+    uvicorn itself waits for ever for the first header, for the rest of a body that was refused, and for a client to
+    read what is written. A response that its application is slow to write does not count: only one that has filled
+    the buffer, or that is complete.
     """
 
     class Connection(H11Protocol):
@@ -33,6 +35,14 @@ def protocol(most: int, seconds: float) -> type[H11Protocol]:
             super().data_received(data)
             self._watch()
 
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._watch()
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._watch()
+
         def on_response_complete(self) -> None:
             super().on_response_complete()
             self._watch()
@@ -43,7 +53,8 @@ def protocol(most: int, seconds: float) -> type[H11Protocol]:
 
         def _watch(self) -> None:
             asks_nothing = self.cycle is None or self.cycle.response_complete
-            if not asks_nothing or self.transport.is_closing():
+            # One that is closing still waits until what is written has been read.
+            if not (asks_nothing or self.flow.write_paused or self.transport.is_closing()):
                 self._forget()
             elif self._deadline is None:
                 self._deadline = self.loop.call_later(seconds, self.transport.abort)

@@ -21,7 +21,7 @@ from caad_ds.utils.device import pick_device
 CONNECTIONS = 256  # beside those of the requests that may be inside: of the page, of health and metrics, idle ones
 HEADERS = 16 << 10  # bytes of a request's line and headers
 IDLE = 5  # seconds that a connection stays open for a next request
-ASKING = 10  # seconds from a connection, or an answer on it, to the end of a request's headers
+ASKING = 10  # seconds from a connection, or an answer on it, to the end of a request's headers; for reading an answer
 CLOSING = 5  # seconds for connections whose requests have not ended in time
 
 

@@ -67,6 +67,7 @@ def running(model: Model, key: str = "", local: bool = True, also=None, **limits
     """A server of a model, and of others by name, for a while."""
     service = Service({NAME: model, **(also or {})}, Limits(**(LIMITS | limits)))
     listening = socket.socket()
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 14)  # so that a client must read what is sent to it
     listening.bind(("127.0.0.1", 0))
     server = uvicorn.Server(config_of(service, key, local))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -1,8 +1,10 @@
 """What gets no answer: the status of each, in OpenAI's form, and a server that answers the next request as before."""
 
+import contextlib
 import http.client
 import json
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx2
@@ -221,6 +223,57 @@ def test_what_is_left_of_a_refused_body_is_not_read_for_ever(model, monkeypatch)
             sent.sendall(b"POST /none HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n \r\n")
             assert sent.recv(100).startswith(b"HTTP/1.1 404 ")
             assert closed(sent)
+
+
+GET = "GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"  # which is refused
+
+
+@pytest.mark.parametrize("asked", [GET, POST], ids=["page", "refusal"])
+def test_a_client_that_reads_nothing_does_not_keep_its_connection(model, monkeypatch, asked):
+    monkeypatch.setattr(run, "CONNECTIONS", 2)
+    monkeypatch.setattr(run, "ASKING", 1.0)
+    with running(model, waiting=2) as served:
+        port = int(served.address.rpartition(":")[2])
+        deaf = [reading_nothing(port, asked) for _ in range(4)]
+        served.wait(lambda: works(served, "/health"), 10)
+        for each in deaf:
+            each.close()
+
+
+def reading_nothing(port: int, asked: str) -> socket.socket:
+    """A connection with more requests than the server can answer while nobody reads."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", port))
+    connection.settimeout(0.3)
+    with contextlib.suppress(OSError):  # it is full, or closed
+        while True:
+            connection.sendall(asked.encode() * 100)
+    return connection
+
+
+def works(served, path: str) -> bool:
+    """Whether a request is answered."""
+    try:
+        return httpx2.get(f"{served.address}{path}").status_code == 200
+    except httpx2.HTTPError:
+        return False
+
+
+def test_a_stream_whose_model_is_slow_is_not_cut(model, monkeypatch, endless):
+    """Nothing is sent for longer than a client may take to read."""
+    monkeypatch.setattr(run, "ASKING", 0.2)
+    begin = batching.Rows.__call__
+
+    def slowly(rows, *given, **options):
+        time.sleep(0.5)
+        return begin(rows, *given, **options)
+
+    monkeypatch.setattr(batching.Rows, "__call__", slowly)
+    with running(model) as served:
+        chunks = list(served.client().chat.completions.create(**asking(QUESTION, ONE, max_tokens=5), stream=True))
+        assert chunks[-1].choices[0].finish_reason == "length"
 
 
 def closed(connection: socket.socket) -> bool:
