@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 from collections.abc import Iterator, Mapping
@@ -73,8 +74,11 @@ class _Server(uvicorn.Server):
 
 
 async def _until_ended(server: _Server, service: Service, listening: socket.socket) -> None:
-    """Run until a signal; then new requests get 503 until those inside have ended. A second signal ends it at once."""
-    loop = asyncio.get_running_loop()
+    """Run until a signal; then new requests get 503 until those inside have ended. A second signal ends it at once.
+
+    The first one gives the next to `_end_at_once`, which also ends what follows the loop: threads that are waited for.
+    """
+    loop, signals = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
     ending: list[asyncio.Task] = []  # kept, since a loop holds its tasks weakly
 
     async def end() -> None:
@@ -83,11 +87,21 @@ async def _until_ended(server: _Server, service: Service, listening: socket.sock
         server.should_exit = True
 
     def stop() -> None:
-        if ending:
-            server.should_exit = True
-        else:
-            ending.append(loop.create_task(end()))
+        if ending:  # both came before this ran
+            _end_at_once()
+        for number in signals:
+            loop.remove_signal_handler(number)
+            signal.signal(number, _end_at_once)
+        ending.append(loop.create_task(end()))
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in signals:
         loop.add_signal_handler(number, stop)
     await server.serve(sockets=[listening])
+
+
+def _end_at_once(*_: object) -> None:
+    """End the process, whatever its threads do, with the status of a server that was told to end."""
+    try:
+        note("ended at once, by a second signal")
+    finally:
+        os._exit(0)

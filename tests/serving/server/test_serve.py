@@ -165,6 +165,24 @@ def test_what_takes_too_long_to_end_is_cut(model_folder, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("drain", "first", "second"), [(60, "SIGTERM", "SIGINT"), (0, "SIGINT", "SIGTERM")])
+def test_a_second_signal_ends_it_at_once(model_folder, tmp_path, drain, first, second):
+    """Neither the requests inside, nor the connections of those that were cut, are waited for."""
+    log = tmp_path / "log"
+    with process(model_folder, log, "--name", "student", "--drain", drain, "--max-batch", 1) as (ended, server, _):
+        with ThreadPoolExecutor(20) as pool:
+            answers = [pool.submit(server.post, asking(QUESTION, LONG, max_tokens=1000)) for _ in range(20)]
+            server.wait(lambda: server.metric("caad_requests_inside") == 20)
+            ended.send_signal(getattr(signal, first))
+            time.sleep(0.5)
+            assert ended.poll() is None, "the first signal waits for no one"
+            ended.send_signal(getattr(signal, second))
+            assert ended.wait(3) == 0
+            assert any(each.exception() for each in answers)
+    assert "ended at once, by a second signal" in log.read_text() and "Traceback" not in log.read_text()
+
+
+@pytest.mark.slow
 def test_hostile_requests_leave_no_memory_behind(model, model_folder, tmp_path):
     """Ten hours of FLAC take 2.3 GB in samples. The first round makes what stays."""
     buffer, minute = io.BytesIO(), np.zeros(60 * 16_000, np.int16)
