@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from numbers import Integral
 from pathlib import Path
@@ -23,7 +23,7 @@ CUT = re.compile(r"(?:data|SSND|Data Size|BODY|riff|Riff size) +: (\d+) \(should
 UNKNOWN_BYTES = 0x7FFF0000  # length in a WAV header written before the length was known, or more
 LARGEST = 0xFFFFFFFF  # of its 4 bytes; W64 and RF64 have 8
 FEW_FRAMES = 4 * 1441  # bytes of an MP3; its last frames may be padding, which is not decoded
-READ_FRAMES = 1 << 20
+READ_VALUES = 1 << 20  # of all channels, in a block
 PART_SECONDS = 0.1  # that may be missing from a part of a file
 VALUES_PER_SECOND = 400_000  # of all channels: 192 kHz in stereo, 48 kHz in eight
 HEADER = 4096  # bytes; a longer file has samples, whatever its header says
@@ -51,8 +51,8 @@ def measured(
 ) -> tuple[np.ndarray, Levels]:
     """Load like `load`, and return the levels of the same part, which `Rules` check.
 
-    AudioError if it lasts more than `longest` seconds, or has more than VALUES_PER_SECOND; no more than that is
-    decoded, whatever the header says.
+    TooLong if it lasts more than `longest` seconds, AudioError if it has more than VALUES_PER_SECOND; no more than that
+    is decoded, whatever the header says. Memory follows the samples at 16 kHz, whatever the file's rate and channels.
     """
     with _opened(path, whole=not start and seconds is None) as file:
         return _cut(*_waveform(file, *_part(file, start, seconds), longest), seconds)
@@ -75,7 +75,8 @@ def measured_samples(samples: np.ndarray, rate: int) -> tuple[np.ndarray, Levels
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and samples.shape[1] > max(1, len(samples))):
         raise AudioError(f"samples of shape {samples.shape}; give [frames] or [frames, channels]")
     channels = samples.astype(np.float32, copy=False)
-    return _converted(_not_empty(channels), Levels(int(rate), 1 if channels.ndim == 1 else channels.shape[1]))
+    levels = Levels(int(rate), 1 if channels.ndim == 1 else channels.shape[1])
+    return _finite(_resampled([_not_empty(channels)], levels)), levels
 
 
 @_unwarned
@@ -193,11 +194,12 @@ def _waveform(file: File, first: int, frames: int | None, longest: float | None 
     claimed = file.claims if frames is None else frames
     if most is not None and (claimed or 0) > most:
         raise _too_long(longest)
-    channels = _read(file, first, most + 1 if most is not None and frames is None else frames, "float32")
-    if most is not None and len(channels) > most:
+    wanted, levels = most + 1 if most is not None and frames is None else frames, _levels(file)
+    mono = _resampled(_blocks(file, first, wanted, _block_frames(file)), levels)
+    if most is not None and levels.frames > most:
         raise _too_long(longest)
-    _check_claims(file, len(channels), (first, frames))
-    return _converted(_not_empty(channels, file), _levels(file), file)
+    _check_claims(file, levels.frames, (first, frames))
+    return _finite(mono, file), levels
 
 
 def _most_frames(file: File, longest: float) -> int:
@@ -209,19 +211,34 @@ def _most_frames(file: File, longest: float) -> int:
     return int((longest + 0.5 / SAMPLE_RATE) * file.samplerate)
 
 
-def _too_long(longest: float | None) -> AudioError:
-    return AudioError(f"it lasts more than {longest:g} s")
+class TooLong(AudioError):
+    """Audio that lasts longer than it may."""
 
 
-def _converted(channels: np.ndarray, levels: Levels, file: File = None) -> tuple[np.ndarray, Levels]:
-    """Convert float32 samples [frames] or [frames, channels] to mono at 16 kHz, and add them to the levels."""
-    mono = _mono(channels)
-    levels.add(channels, mono)
-    if levels.rate != SAMPLE_RATE:
-        mono = soxr.resample(mono, levels.rate, SAMPLE_RATE)
-    if not np.isfinite(_not_empty(mono, file)).all():
+def _too_long(longest: float | None) -> TooLong:
+    return TooLong(f"it lasts more than {longest:g} s")
+
+
+def _resampled(blocks: Iterable[np.ndarray], levels: Levels) -> np.ndarray:
+    """Convert blocks [frames] or [frames, channels] to float32 mono at 16 kHz, and add them to the levels."""
+    parts, stream = [], None
+    if levels.rate != SAMPLE_RATE:  # its output does not depend on the blocks
+        stream = soxr.ResampleStream(levels.rate, SAMPLE_RATE, 1, dtype="float32")
+    for block in blocks:
+        if len(block):
+            mono = _mono(block)
+            levels.add(block, mono)
+            mono = mono.astype(np.float32, copy=False)
+            parts.append(mono if stream is None else stream.resample_chunk(mono))
+    if stream is not None:
+        parts.append(stream.resample_chunk(np.empty(0, np.float32), last=True))
+    return parts[0] if len(parts) == 1 else np.concatenate([*parts, np.empty(0, np.float32)])
+
+
+def _finite(samples: np.ndarray, file: File = None) -> np.ndarray:
+    if not np.isfinite(_not_empty(samples, file)).all():
         raise AudioError("the audio holds values that are not finite")
-    return mono.astype(np.float32, copy=False), levels
+    return samples
 
 
 def _levels(file: File) -> Levels:
@@ -251,8 +268,12 @@ def _length(samples: int, seconds: float | None) -> int | None:
 
 def _read(file: File, first: int, frames: int | None, dtype: str) -> np.ndarray:
     """Read a part's samples, [frames] or [frames, channels]; memory follows the actual length, not the header."""
-    blocks = list(_blocks(file, first, frames, READ_FRAMES, dtype))
+    blocks = list(_blocks(file, first, frames, _block_frames(file), dtype))
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+
+def _block_frames(file: File) -> int:
+    return max(1, READ_VALUES // file.channels)
 
 
 def _blocks(file: File, first: int, frames: int | None, size: int, dtype: str = "float32") -> Iterator[np.ndarray]:

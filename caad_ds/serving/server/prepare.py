@@ -151,7 +151,7 @@ def _transcripts(request: ChatRequest, reader: Reader, clips: int) -> Iterable[s
 
 
 def _decode(number: int, audio: InputAudio, text: str, reader: Reader, share: Share) -> DecodedClip:
-    """A clip decoded, no more of it than the model takes; Refused (400) for what does not decode."""
+    """A clip decoded, no more of it than the model takes and its request may have; Refused (400) otherwise."""
     where = f"clip {number}"
     try:
         data = base64.b64decode(audio.data, validate=True)
@@ -160,7 +160,11 @@ def _decode(number: int, audio: InputAudio, text: str, reader: Reader, share: Sh
     try:
         if not data:
             raise AudioError("it is empty")
-        waveform, levels = decode.measured(io.BytesIO(data), longest=reader.longest_seconds)
+        waveform, levels = decode.measured(io.BytesIO(data), longest=min(reader.longest_seconds, share.left))
+    except decode.TooLong as error:
+        if share.left < reader.longest_seconds:
+            raise share.too_much() from None
+        raise Refused(400, f"{where}: {error}", "input_audio.data") from None
     except AudioError as error:
         raise Refused(400, f"{where}: {error}", "input_audio.data") from None
     if fault := length_fault(len(waveform), reader):

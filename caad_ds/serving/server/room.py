@@ -20,11 +20,20 @@ class Share:
     def __init__(self, room: Room):
         self._room, self._taken, self._ended = room, 0.0, False
 
+    @property
+    def left(self) -> float:
+        """How many seconds the request may still have."""
+        return self._room.of_request - self._taken
+
+    def too_much(self) -> Refused:
+        """Why it may have no more."""
+        return Refused(400, f"messages: the clips last more than {self._room.of_request:g} s together; give fewer")
+
     def take(self, seconds: float) -> None:
         """Take room for a clip; Refused where the request has more than it may (400), or there is none (429)."""
         room = self._room
         if self._taken + seconds > room.of_request:
-            raise Refused(400, f"messages: the clips last more than {room.of_request:g} s together; give fewer")
+            raise self.too_much()
         with room.lock:
             if self._ended or room.taken + seconds > room.inside:
                 raise Refused(429, f"the requests inside have {room.taken:.0f} s of audio already; ask again later")

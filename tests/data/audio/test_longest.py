@@ -6,7 +6,9 @@ import tracemalloc
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
+from caad_ds.data.audio import decode
 from caad_ds.data.audio.decode import AudioError, measured
 
 RATE = 16_000
@@ -69,6 +71,32 @@ def test_hours_of_silence_take_no_memory():
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(192_000, 2), (391, 1000)])
+def test_memory_follows_the_samples_that_are_kept(rate, channels):
+    """A minute of 192 kHz in stereo takes 92 MB, at 16 kHz in mono 3.8 MB."""
+    seconds = 60 if rate > RATE else 20
+    file = written(np.zeros((seconds * rate, channels), np.int16), rate, "FLAC" if channels < 8 else "WAV")
+    tracemalloc.start()
+    try:
+        assert len(measured(file, longest=seconds)[0]) == seconds * RATE
+        assert tracemalloc.get_traced_memory()[1] < 2 * 4 * seconds * RATE + (20 << 20)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("rate", [8000, RATE, 44_100, 48_000])
+def test_blocks_change_no_sample(rate, monkeypatch):
+    samples = 0.1 * np.random.default_rng(0).standard_normal((3 * rate, 2)).astype(np.float32)
+    file = written(samples, rate, subtype="FLOAT")
+    whole, levels = measured(file)
+    monkeypatch.setattr(decode, "READ_VALUES", 7001)
+    file.seek(0)
+    blocks, same = measured(file)
+    assert np.array_equal(blocks, whole) and same.peak == levels.peak and same.high == levels.high
+    mono = samples.sum(1) / np.float32(2)
+    assert np.array_equal(whole, mono if rate == RATE else soxr.resample(mono, rate, RATE))
 
 
 def test_a_second_of_too_many_values_is_refused():

@@ -12,7 +12,10 @@ import numpy as np
 import openai
 import pytest
 
+from caad_ds.data.audio.levels import Levels
 from caad_ds.serving.server import batching, body, run
+from caad_ds.serving.server.limits import Limits
+from caad_ds.serving.server.prepare import prepare
 from caad_ds.serving.server.refusals import Refused
 from caad_ds.serving.server.request import NEUTRAL, ChatRequest, read_request
 from caad_ds.serving.server.room import Room, Share
@@ -186,6 +189,20 @@ def test_the_audio_inside_is_bounded(model, gate):
         assert [each.result().status_code for each in (first, beside)] == [200, 200]
         served.wait(lambda: served.service.room.taken == 0)
         assert served.post(asking(QUESTION, second, second)).status_code == 200
+
+
+def test_no_more_is_decoded_than_a_request_may_have(model, monkeypatch):
+    """A model that takes long audio does not make a short limit costly."""
+    minute = written(np.zeros(60 * 16_000, np.float32), format="FLAC")
+    monkeypatch.setattr(model.reader, "longest_seconds", 3600.0)
+    request, decoded = read_request(json.dumps(asking(QUESTION, ONE, minute)).encode()), []
+    add = Levels.add
+    monkeypatch.setattr(
+        Levels, "add", lambda levels, block, *more: decoded.append(len(block)) or add(levels, block, *more)
+    )
+    with pytest.raises(Refused, match="the clips last more than 2 s together"):
+        prepare(request, model.reader, Limits(**LIMITS), Share(Room(7200, 2)))
+    assert sum(decoded) <= 2 * 16_000
 
 
 def test_a_request_that_has_ended_takes_no_room():
