@@ -1,1 +1,1 @@
-"""Models in use: asked from the command line."""
+"""A model in use: `ask` answers on the command line, `serve` over HTTP."""

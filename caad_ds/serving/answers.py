@@ -1,4 +1,4 @@
-"""Models loaded and asked the same questions, their answers printed as they are written."""
+"""Load models, ask them the same questions, and print the answers while they are generated."""
 
 import sys
 import time
@@ -31,7 +31,7 @@ def ask(
     device: str | None,
     dtype: str,
 ) -> int:
-    """Print each model's answer to a question about clips of so many `samples` at 16 kHz, or to each of several.
+    """Print each model's answer to one or several questions about clips; `samples` are their lengths at 16 kHz.
 
     What can be checked without weights is checked before any are read. `transcribe` names an ASR model, "" is the
     Whisper that the first model's encoder comes from, None no transcription.
@@ -66,14 +66,14 @@ def ask(
 
 
 class _Asked:
-    """A model that is asked about the same clips; they are encoded once."""
+    """A model and the clips that it answers about; they are encoded once."""
 
     def __init__(self, name: str, model: Model, clips: tuple[Recording, ...], hint: str | None, decoding: Decoding):
         self.name, self.model, self.recordings, self.hint, self.decoding = name, model, clips, hint, decoding
         self.clips: Clips = model.clips()
 
     def print_answer(self, question: str, named: bool) -> None:
-        """Print the answer as it is written; with the model's name and the seconds where there are several."""
+        """Print the answer while it is generated; with several models, also the model's name and the seconds."""
         began = time.perf_counter()
         known = set(self.clips.doubtful)
         prompt = self.model.prepare_prompt(self.clips, Question(self.recordings, question, self.hint), self.decoding)
@@ -96,7 +96,7 @@ def _answer(asked: Sequence[_Asked], question: str) -> None:
 
 
 def _answer_each(asked: Sequence[_Asked], questions: Iterator[str | UserError]) -> int:
-    """Answer what can be answered; 2 if that is not all."""
+    """Answer every question that can be answered; return 2 if some could not, else 0."""
     status = 0
     if sys.stdin.isatty():
         note("ask a question a line; Ctrl-D ends")
@@ -112,7 +112,7 @@ def _answer_each(asked: Sequence[_Asked], questions: Iterator[str | UserError]) 
 
 
 def _check_clips(name: str, reader: Reader, clips: Sequence[Recording], samples: Sequence[int]) -> None:
-    """Refuse clips that a model does not take, by their number or length."""
+    """Raise UserError if a model does not accept the number or the length of the clips."""
     if reader.most_audios is not None and len(clips) > reader.most_audios:
         raise UserError(
             f"{name}: a {reader.family} model takes {reader.most_audios} clips, not {len(clips)}; give fewer"
@@ -123,7 +123,7 @@ def _check_clips(name: str, reader: Reader, clips: Sequence[Recording], samples:
 
 
 def _check_texts(readers: dict[Path, Reader], option: str | bool) -> None:
-    """Refuse transcriptions that would be in no model's prompt; say in whose they are not."""
+    """Raise UserError if no model's prompt contains transcriptions; name on stderr the models whose prompt does not."""
     without = [str(folder) for folder, reader in readers.items() if reader.transcript == NO_TRANSCRIPT]
     if option and len(without) == len(readers):
         raise UserError(f"{option}: the prompt of {' and '.join(without)} holds no transcription; leave it out")

@@ -1,4 +1,4 @@
-"""`caad-ds ask`: a model's answers about a recording."""
+"""`caad-ds ask`: answer questions about a recording."""
 
 import argparse
 import importlib
@@ -21,7 +21,7 @@ NEGATIVE = Decoding.negative
 
 
 def register(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the arguments of `ask`."""
     parser.add_argument("model", type=model_folder, metavar="MODEL", help=MODEL)
     parser.add_argument(
         "audio", type=existing, nargs="+", metavar="AUDIO", help="audio file; several are clips of one prompt"
@@ -47,7 +47,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check the arguments, answer; 2 if a question of standard input could not be answered, else 0."""
+    """Check the arguments and answer; returns 2 if a question from standard input could not be answered, else 0."""
     decoding = Decoding(**{option.name: getattr(args, option.name) for option in fields(Decoding)})
     _check_negative(decoding)
     clips = _clips(args)
@@ -76,7 +76,7 @@ def _check_negative(decoding: Decoding) -> None:
 
 
 def _clips(args: argparse.Namespace) -> Sequence[Recording]:
-    """The recordings with the texts that are given."""
+    """Return the recordings with their given texts."""
     given = args.text or []
     if given and args.transcribe is not None:
         raise UserError("--text, --transcribe: give the transcription or have it made; leave one of them out")
@@ -88,7 +88,7 @@ def _clips(args: argparse.Namespace) -> Sequence[Recording]:
 
 
 def _samples(clip: Recording) -> int:
-    """How many samples at 16 kHz a recording has; UserError where it does not decode."""
+    """Return the number of samples of a recording at 16 kHz; UserError if it does not decode."""
     try:
         return len(clip.measured()[0])
     except AudioError as error:
@@ -96,7 +96,7 @@ def _samples(clip: Recording) -> int:
 
 
 def _lines() -> Iterator[str | UserError]:
-    """The lines of standard input, or why one is no text."""
+    """Yield the lines of standard input; for one that is not text, the error."""
     for line in sys.stdin.buffer:
         try:
             yield decode_line(line)

@@ -1,4 +1,4 @@
-"""`caad-ds serve`: models behind OpenAI's chat interface, and a page to ask them."""
+"""`caad-ds serve`: serve models through OpenAI's chat interface, with a page to ask them."""
 
 import argparse
 import importlib
@@ -23,7 +23,7 @@ MIB = 2**20
 
 
 def register(parser: argparse.ArgumentParser) -> None:
-    """Add the command's arguments."""
+    """Add the arguments of `serve`."""
     parser.add_argument("model", type=model_folder, metavar="MODEL", help=MODEL)
     parser.add_argument("--name", help="what requests call it (default: its folder, run or hub id)")
     parser.add_argument("--vs", type=model_folder, metavar="MODEL", help="second model, served as well")
@@ -51,7 +51,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGTERM or Ctrl-C; what can be checked is checked before weights are loaded."""
+    """Serve until SIGTERM or Ctrl-C; everything that can be checked is checked before weights are loaded."""
     check_above_zero("--timeout", args.timeout)
     if not 0 <= args.drain < math.inf:
         raise UserError(f"--drain {args.drain}: give a number of seconds of at least 0")
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _named(args: argparse.Namespace) -> dict[str, Path]:
-    """The models by what requests call them."""
+    """Return the model folders by the names that requests use."""
     if args.vs is None:
         if args.vs_name is not None:
             raise UserError("--vs-name: there is no second model; give --vs as well")
@@ -97,7 +97,7 @@ def _check_packages() -> None:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    """A socket on an interface and port, which does not listen yet; UserError where that is not to be had."""
+    """Return a socket bound to an interface and port, not listening yet; UserError if it cannot be bound."""
     if not 0 <= port < 1 << 16:  # larger ones would wrap
         raise UserError(f"--port {port}: no port has that number; give one up to 65535")
     try:

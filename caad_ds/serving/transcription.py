@@ -1,4 +1,4 @@
-"""What is said in recordings, by an ASR model of transformers."""
+"""Transcribe recordings with an ASR model of transformers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,11 +17,11 @@ from caad_ds.utils.files import read_json
 from caad_ds.utils.paths import check_hub_or_folder
 
 NAME_ONE = "name an ASR model (--transcribe=MODEL)"
-WHISPER_WINDOW = 30  # seconds; longer audio is read by its timestamps
+WHISPER_WINDOW = 30  # seconds; longer audio is transcribed with timestamps
 
 
 def whisper_of(model: Path) -> str:
-    """The hub id or folder of the Whisper that a model's encoder comes from; UserError where it cannot transcribe."""
+    """Return the hub id or folder of the Whisper that a model's encoder comes from; UserError if it has no decoder."""
     folder = auto.local_folder(model)
     config = read_json(folder / "config.json", "give the folder of a model")
     if (kind := config.get("model_type")) != SpeechLMConfig.model_type:
@@ -40,7 +40,7 @@ def whisper_of(model: Path) -> str:
 
 
 def _of_run(folder: Path) -> str | None:
-    """The folder that the run beside a model says its student's encoder was read from, where that is still there."""
+    """Return the folder that a model's run read the encoder from, if it still exists."""
     config = folder.parent / "config.yaml"
     if not config.is_file():
         return None
@@ -51,13 +51,13 @@ def _of_run(folder: Path) -> str | None:
 
 
 def transcriptions(asr: str, clips: Sequence[Recording], device: torch.device) -> list[str]:
-    """What an ASR model, a folder or hub id, hears in each clip; it is gone from memory afterwards.
+    """Transcribe each clip with an ASR model, a folder or hub id, which is freed afterwards.
 
-    UserError where it does not load, or fails on a clip.
+    Raises UserError if it does not load, or fails on a clip.
     """
     check_hub_or_folder(asr, "ASR model")
     try:
-        # Whatever transformers raises on a model that is none or of another kind.
+        # Whatever transformers raises for a folder without a model, or a model of another kind.
         listen: Any = pipeline(
             "automatic-speech-recognition", model=asr, device=device, dtype=torch.float32, trust_remote_code=False
         )

@@ -1,1 +1,1 @@
-"""What `caad-ds serve` runs, of the packages of extra `serve`; without them its limits alone can be imported."""
+"""The server of `caad-ds serve`; it needs the packages of the extra `serve`, except for `limits.py`."""

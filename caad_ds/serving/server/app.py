@@ -18,8 +18,8 @@ PAGE = {"/": ("page.html", "html"), "/page.js": ("page.js", "javascript"), "/pag
 
 
 def make_app(service: Service, key: str, local: bool) -> Application:
-    """The application of a service; `key` "" asks for none, `local` says that it listens on a loopback interface."""
-    app = FastAPI(openapi_url=None)  # its own pages load scripts from elsewhere
+    """Build the ASGI application of a service; `key` "": none is required, `local`: only loopback is served."""
+    app = FastAPI(openapi_url=None)  # the pages of FastAPI's documentation load scripts from other hosts
     began = int(time.time())
     get = partial(app.api_route, methods=["GET", "HEAD"])
     app.add_route("/v1/chat/completions", Completions(service), methods=["POST"])  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""One thread owns a model and answers what waits, as many requests at once as fit into a batch."""
+"""A thread per model that answers the waiting requests in batches."""
 
 import sys
 import traceback
@@ -24,7 +24,7 @@ from caad_ds.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Answer:
-    """A whole answer; `tokens` counts what was written, its end token included, `stopped` whether there is one."""
+    """A complete answer; `tokens` is its length with the end token, `stopped` whether it has one."""
 
     text: str
     prompt_tokens: int
@@ -32,25 +32,25 @@ class Answer:
     stopped: bool
 
 
-FAILED = 3  # answers one after another, not by a fault of the requests, from which on a worker counts as failed
+FAILED = 3  # consecutive answers that failed through no fault of the requests; then the worker counts as failed
 Update = str | Answer | Exception  # a piece of the text, then the answer; or why there is none
 
 
 class Job:
-    """A request that waits for its answer. `give` receives its events, in the worker's thread."""
+    """A request that waits for its answer; `give` is called with its events, in the worker's thread."""
 
     def __init__(self, prepared: Prepared, streamed: bool, give: Callable[[Update], object]):
         self.prepared, self.streamed = prepared, streamed
-        self.cancelled = Event()  # set where nobody waits any more: it ends before its next token
+        self.cancelled = Event()  # set when nobody waits for it: it ends before its next token
         self.settled = False
-        self.contrasted = Contrast.of(prepared.decoding)  # all of a batch have it in common
+        self.contrasted = Contrast.of(prepared.decoding)  # the same for all jobs of a batch
         self._give = give
         self._given = ""
 
     def piece(self, written: str) -> None:
-        """Give what is new of an answer as far as it is written: one that is begun again repeats what is known.
+        """Deliver the new part of the text generated so far; a retried answer repeats what was delivered before.
 
-        RuntimeError where it is another answer than the one that was begun: they are not joined.
+        RuntimeError if it is not a continuation of the text delivered before.
         """
         if not (written.startswith(self._given) or self._given.startswith(written)):
             raise RuntimeError("the answer that was begun again does not begin with what was streamed")
@@ -59,11 +59,11 @@ class Job:
             self._give(new)
 
     def drop_audio(self) -> None:
-        """Hold its samples no more: the batch that it is in may take long."""
+        """Drop the samples, which are not needed while the batch is generated."""
         self.prepared = replace(self.prepared, chat=replace(self.prepared.chat, clips=()))
 
     def settle(self, outcome: Answer | Exception) -> None:
-        """Give the answer, or why there is none; RuntimeError where an answer is shorter than what was streamed."""
+        """Deliver the answer or the error; RuntimeError if the answer is shorter than the text delivered before."""
         if isinstance(outcome, Answer) and self._given not in ("", outcome.text):
             raise RuntimeError("the answer that was begun again ends before what was streamed")
         self.settled = True
@@ -72,7 +72,7 @@ class Job:
 
 
 class Worker:
-    """Answers jobs with a model, in a thread of its own, in the order in which they came.
+    """Answers jobs with a model in the order of their arrival, in its own thread.
 
     A batch has up to `most` jobs of one contrast that together fit into the model's positions; whatever else differs
     between them is each row's own. It is answered as a whole before the next begins. Where a batch fails, each of its
@@ -91,33 +91,33 @@ class Worker:
 
     @property
     def waiting(self) -> int:
-        """How many jobs are in no batch yet."""
+        """Return the number of jobs that are in no batch yet."""
         return len(self._waiting)
 
     @property
     def alive(self) -> bool:
-        """Whether it answers."""
+        """Return whether the thread runs."""
         return self._thread.is_alive() and not self._closed
 
     @property
     def healthy(self) -> bool:
-        """Whether it answers and its last answers did not all fail: a device may be lost for good."""
+        """Return whether the thread runs and its last answers did not all fail, as after the loss of a device."""
         return self.alive and self._failed < FAILED
 
     def put(self, job: Job) -> None:
-        """Let a job wait for its turn."""
+        """Add a job to the queue."""
         with self._changed:
             self._waiting.append(job)
             self._changed.notify()
 
     def cancel(self, job: Job) -> None:
-        """Let a job end before its next token, and wait no more."""
+        """Cancel a job: it ends before its next token, or leaves the queue."""
         job.cancelled.set()
         with self._changed, suppress(ValueError):
             self._waiting.remove(job)
 
     def close(self, seconds: float = 10.0) -> None:
-        """Cancel what waits and what is being answered, and end the thread."""
+        """Cancel all jobs and end the thread."""
         with self._changed:
             self._closed = True
             for job in [*self._waiting, *self._running]:
@@ -131,7 +131,7 @@ class Worker:
             self._answer(jobs)
 
     def _next(self) -> Sequence[Job]:
-        """The jobs of the next batch; none where the worker is closed."""
+        """Wait for the jobs of the next batch and return them; none if the worker is closed."""
         with self._changed:
             self._running = ()
             while not self._running:
@@ -144,7 +144,7 @@ class Worker:
             return self._running
 
     def _together(self, waiting: Sequence[Job]) -> Sequence[Job]:
-        """The first of the jobs, and those that can share its batch.
+        """Return the first of the jobs, and those that can share its batch.
 
         A row that has ended stays in the batch, and its positions grow until the longest answer ends. So the longest
         prompt and the longest answer together are within the model's positions: beyond them rotary positions may change
@@ -184,7 +184,7 @@ class Worker:
 
 
 def answer(model: Model, jobs: Sequence[Job]) -> None:
-    """Answer jobs of one contrast as a batch: each answer is the one that its job gets alone."""
+    """Answer jobs of one contrast as a batch; each answer is the same as that of its job alone."""
     lm, contrasted = model.lm, jobs[0].contrasted
     jobs, prompts, second = _heard(model, jobs, contrasted)
     if prompts is None:
@@ -201,7 +201,7 @@ def answer(model: Model, jobs: Sequence[Job]) -> None:
 def _heard(
     model: Model, jobs: Sequence[Job], contrasted: Contrast | None
 ) -> tuple[Sequence[Job], Batch | None, Batch | None]:
-    """The jobs whose clips can be heard, their prompts, and those of the second path; the others are settled."""
+    """Return the jobs whose clips can be encoded, their prompts, and those of the second path; fail the other jobs."""
     clips = model.clips()
     chats = clips.encode([job.prepared.chat for job in jobs])
     heard = [job for job in jobs if job.prepared.chat in chats]
@@ -216,16 +216,16 @@ def _heard(
 
 
 class Rows(StoppingCriteria):
-    """Reads the rows of a batch as `generate` writes them; a row's answer is given when it ends, not when all have.
+    """Reads the rows of a batch while `generate` runs; each answer is delivered when its own row ends.
 
-    A row ends at an end token, at its own length, or where its job is cancelled.
+    A row ends at an end token, at its own maximum length, or when its job is cancelled.
     """
 
     def __init__(self, jobs: Sequence[Job], prompts: Sequence[int], tokenizer: Any, ends: Sequence[int]):
         self.rows = [_Row(job, prompt, tokenizer, ends) for job, prompt in zip(jobs, prompts, strict=True)]
 
     def __call__(self, input_ids: Tensor, scores: Any, **more: Any) -> Tensor:
-        """Whether each row has ended, bool [paths * B]; the second path ends with the first."""
+        """Return whether each row has ended, bool [paths * B]; the second path ends with the first."""
         for row, token in zip(self.rows, input_ids[: len(self.rows), -1].tolist(), strict=True):
             if not row.ended:
                 row.take(token)
@@ -234,7 +234,7 @@ class Rows(StoppingCriteria):
 
 
 class _Row:
-    """The answer to a job as far as it is written."""
+    """The generated part of a job's answer."""
 
     def __init__(self, job: Job, prompt_tokens: int, tokenizer: Any, ends: Sequence[int]):
         self.job, self.prompt_tokens, self.tokenizer, self.ends = job, prompt_tokens, tokenizer, set(ends)
@@ -244,7 +244,7 @@ class _Row:
         self._pieces = Pieces(tokenizer, self._add) if job.streamed else None
 
     def take(self, token: int) -> None:
-        """Take the token of a step."""
+        """Append the token of a step."""
         if self.job.cancelled.is_set():
             self.ended = True
             self.job.drop_audio()

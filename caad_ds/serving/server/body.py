@@ -1,6 +1,6 @@
-"""The body of a request, no more of it than is allowed, whatever its header says.
+"""Read the body of a request up to a limit, whatever its header says.
 
-What is left of a body that is refused need not be read here: uvicorn passes over it.
+The rest of a refused body is not read here; uvicorn skips it.
 """
 
 import re
@@ -14,11 +14,11 @@ STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # one without 
 
 
 class Gone(Exception):
-    """The client has hung up."""
+    """The client has disconnected."""
 
 
 async def read_json(headers: Mapping[str, str], receive: Any, most: int) -> bytes:
-    """A body of JSON; Refused where it is of another type (415) or longer than `most` bytes (413)."""
+    """Return a JSON body; Refused if it has another type (415) or more than `most` bytes (413)."""
     if headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
         raise Refused(415, "Content-Type: a question is application/json")
     too_large = Refused(413, f"the body is larger than {most:,} bytes; send less, or compressed, audio")
@@ -37,9 +37,9 @@ async def read_json(headers: Mapping[str, str], receive: Any, most: int) -> byte
 
 
 def check_structure(body: bytes) -> None:
-    """Refuse (400) a body of JSON that is more than a few texts and files, before it is parsed.
+    """Raise Refused (400), before it is parsed, for a JSON body of too many objects.
 
-    The length of a string costs nothing beside the body's own; each bracket, number and name is an object.
+    Long strings are cheap to parse; each bracket, number and name becomes an object.
     """
     cost = end = 0
     while cost <= STRUCTURE and end < len(body):
@@ -55,7 +55,7 @@ def check_structure(body: bytes) -> None:
 
 
 def _end_of_string(body: bytes, begin: int) -> int:
-    """Where the string ends that begins there; most are files in base64, where nothing is escaped."""
+    """Return where the string that begins at `begin` ends; most are files in base64, without escapes."""
     end = body.find(b'"', begin + 1) + 1 or len(body)
     if body.find(b"\\", begin, end) < 0:
         return end

@@ -1,4 +1,4 @@
-"""Chat completions: from the bytes of a request to those of its answer."""
+"""The route of chat completions, from the body of a request to its response."""
 
 import asyncio
 import contextlib
@@ -19,11 +19,11 @@ from caad_ds.serving.server.room import Share
 from caad_ds.serving.server.service import Service, Updates
 
 T = TypeVar("T")
-HUNG_UP = 499  # what no client sees
+HUNG_UP = 499  # nginx's status for it; it is only counted
 
 
 class Completions:
-    """The ASGI application of the route: no function of FastAPI's, since an answer in pieces outlives its return."""
+    """The ASGI application of the route; not a FastAPI function, since a stream outlives a function's return."""
 
     def __init__(self, service: Service):
         self.service = service
@@ -34,11 +34,11 @@ class Completions:
 
 
 class _Completion:
-    """One request: inside the service until its answer ends, however it does, and counted by its status."""
+    """One request; it occupies a place in the service until its answer ends or fails, and is counted by its status."""
 
     def __init__(self, service: Service, scope: Any, receive: Any, send: Any):
         self.service, self.scope, self.receive, self.send = service, scope, receive, send
-        self._begun = False  # whether a status is sent
+        self._begun = False  # whether a status was sent
 
     async def run(self) -> None:
         began, status = time.perf_counter(), HUNG_UP
@@ -114,7 +114,7 @@ class _Completion:
         await replies.refusal(refused)(self.scope, self.receive, self.send)
 
     async def _unless_gone(self, work: Awaitable[T]) -> T:
-        """The result of a work, which ends where the client hangs up before it."""
+        """Return the result of a coroutine, which is cancelled if the client disconnects first."""
         doing, gone = asyncio.ensure_future(work), asyncio.ensure_future(self._gone())
         try:
             await asyncio.wait({doing, gone}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""Connections that ask nothing or read nothing: no more than the process can hold, and none for long."""
+"""Limits on connections: their number, and how long one may be idle or not read its response."""
 
 import asyncio
 import resource
@@ -9,17 +9,17 @@ BESIDE = 64  # descriptors of files, of the listening socket and of what librari
 
 
 def most_connections(wanted: int) -> int:
-    """How many connections of so many the limit of open files leaves room for."""
+    """Return the number of connections, at most `wanted`, that the limit on open files permits."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - BESIDE))
 
 
 def protocol(most: int, seconds: float) -> type[H11Protocol]:
-    """uvicorn's connection, closed at once beyond `most` open ones, and after `seconds` of waiting for its client.
+    """Return uvicorn's connection class, closed at once beyond `most` open ones, and after `seconds` of waiting.
 
-    uvicorn itself waits for ever for the first header, for the rest of a body that was refused, and for a client to
-    read what is written. A response that its application is slow to write does not count: only one that has filled
-    the buffer, or that is complete.
+    uvicorn itself waits without limit for the first header, for the rest of a refused body, and for a client to read
+    its response. The time that the model takes for a response does not count, only that in which the client must read:
+    the buffer is full, or the response complete.
     """
 
     class Connection(H11Protocol):

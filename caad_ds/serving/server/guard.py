@@ -1,4 +1,4 @@
-"""Who may ask: checked of each request before any of its body is read."""
+"""Access control: each request is checked before its body is read."""
 
 import hmac
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -11,7 +11,7 @@ from caad_ds.utils.loopback import is_loopback
 Scope = MutableMapping[str, Any]
 Application = Callable[[Scope, Any, Any], Awaitable[None]]
 
-OPEN = {"/", "/page.js", "/page.css", "/health"}  # without a key: they tell nothing of models or requests
+OPEN = {"/", "/page.js", "/page.css", "/health"}  # need no key: they say nothing about models or requests
 HEADERS = {
     b"cache-control": b"no-store",
     b"x-content-type-options": b"nosniff",
@@ -22,18 +22,18 @@ HEADERS = {
 
 
 class Guard:
-    """An application behind a key, if there is one.
+    """Requires the key, if there is one, before it calls the application.
 
-    On a loopback interface (`local`) a request must name localhost or an address of it: a page of another site whose
-    name was pointed at this address names that site. No page of another site is allowed to read an answer (no CORS
-    header), nor can it send JSON, which is what questions must be.
+    On a loopback interface (`local`) the Host header must be localhost or a loopback address, which prevents DNS
+    rebinding. Pages of other sites can neither read an answer (there is no CORS header) nor send JSON, which requests
+    must be.
     """
 
     def __init__(self, app: Application, key: str, local: bool):
         self._app, self._key, self._local = app, key, local
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
-        """Pass on what may ask."""
+        """Call the application if the request is permitted, else refuse it."""
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
 
@@ -62,7 +62,7 @@ class Guard:
 
 
 def _name(host: str) -> str:
-    """The name in `name`, `name:port`, `[address]` or `[address]:port`."""
+    """Return the name in `name`, `name:port`, `[address]` or `[address]:port`."""
     name, colon, port = host.rpartition(":")
     name = name if colon and port.isdecimal() else host
     return name[1:-1] if name.startswith("[") and name.endswith("]") else name.lower()

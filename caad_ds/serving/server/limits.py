@@ -1,15 +1,15 @@
-"""What a server takes at most."""
+"""The limits of a server."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one request and of all at once.
+    """Limits of one request, and of all requests together.
 
-    `seconds` run from a request's first byte to the last of its answer. `waiting` requests may be in the server at
-    once, with `audio_seconds` of decoded audio, of which each has `request_seconds`; `batch` are answered together.
-    `drain` is how long a server that is to end waits for the rest.
+    `seconds`: from a request's first byte to the last one of its answer. `waiting`: requests in the server at once;
+    `audio_seconds`: their decoded audio together, of which one request has at most `request_seconds`. `batch`: requests
+    answered together. `drain`: seconds that a server waits at its end for the answers to pending requests.
     """
 
     body_bytes: int

@@ -1,4 +1,4 @@
-"""A server's counters in Prometheus' format, without any content of requests."""
+"""Counters in Prometheus' format; they contain no content of requests."""
 
 from collections.abc import Callable
 
@@ -23,7 +23,7 @@ class Metrics:
         Gauge("caad_requests_inside", "Requests that have no whole answer yet", registry=own).set_function(inside)
 
     def ended(self, status: int, seconds: float) -> None:
-        """Count a request; 499 is a client that hung up."""
+        """Count a request by its status; 499: the client disconnected."""
         self._requests.labels(str(status)).inc()
         if status == 200:
             self._seconds.observe(seconds)
@@ -38,5 +38,5 @@ class Metrics:
         self._tokens.labels("completion").inc(completion)
 
     def text(self) -> bytes:
-        """All of it."""
+        """Return all counters as text."""
         return generate_latest(self._registry)

@@ -38,13 +38,13 @@ class DecodedClip:
         return f"clip {self.number}"
 
     def measured(self) -> tuple[np.ndarray, Levels]:
-        """The samples, and their levels."""
+        """Return the samples and their levels."""
         return self.waveform, self.levels
 
 
 @dataclass(frozen=True, eq=False)
 class Chat:
-    """The messages of a request and their clips; a sampled answer depends on `key` and the seed."""
+    """The messages of a request and their clips; `key` and the seed determine a sampled answer."""
 
     messages: Sequence[dict]
     clips: Sequence[DecodedClip]
@@ -52,7 +52,7 @@ class Chat:
 
     @property
     def id(self) -> str:
-        """What messages call it."""
+        """Return its name in error messages."""
         return "request"
 
 
@@ -67,7 +67,7 @@ class Prepared:
 
 
 def prepare(request: ChatRequest, reader: Reader, limits: Limits, share: Share) -> Prepared:
-    """Decode and check a request for the model of a reader; Refused with what it cannot take, or has no room now."""
+    """Decode and check a request for the model of a reader; Refused if the model or the limits do not permit it."""
     decoding = decoding_of(request, limits)
     turns = [_turn(number, message) for number, message in enumerate(request.messages)]
     if request.messages[-1].role != "user":
@@ -85,7 +85,7 @@ def prepare(request: ChatRequest, reader: Reader, limits: Limits, share: Share) 
         {"role": message.role, "content": user_content(text, None, len(own))}
         for message, (text, own) in zip(request.messages, turns, strict=True)
     ]
-    # Of a single turn it is the question, by which `Model.answer` draws as well.
+    # For a single turn it is the question, as in `Model.answer`, so that both draw the same answer.
     key = turns[0][0] if len(turns) == 1 else json.dumps(messages, ensure_ascii=False)
     chat = Chat(messages, clips, key)
     length = _check_prompt(chat, reader, decoding.max_new_tokens)
@@ -94,7 +94,7 @@ def prepare(request: ChatRequest, reader: Reader, limits: Limits, share: Share) 
 
 
 def decoding_of(request: ChatRequest, limits: Limits) -> Decoding:
-    """How the answer is decoded: greedily unless there is a temperature above 0."""
+    """Return the decoding settings: greedy, unless there is a temperature above 0."""
     length = request.max_completion_tokens or request.max_tokens or limits.new_tokens
     if length > limits.most_new_tokens:
         raise Refused(
@@ -113,7 +113,7 @@ def decoding_of(request: ChatRequest, limits: Limits) -> Decoding:
 
 
 def _turn(number: int, message: Message) -> tuple[str, list[InputAudio]]:
-    """The text of a message and its audios, which stand before it in the prompt, as they do in training."""
+    """Return the text of a message and its audios, which precede the text in the prompt, as in training."""
     where = f"messages.{number}.content"
     parts = message.parts
     audios = [part.input_audio for part in parts if isinstance(part, AudioPart)]
@@ -125,7 +125,7 @@ def _turn(number: int, message: Message) -> tuple[str, list[InputAudio]]:
         raise Refused(400, f"{where}: text on both sides of an audio, where it stands before all text; move it", where)
     try:
         check_texts({"text": text}, ())
-    except UserError as error:  # before the markers of its audios stand beside it
+    except UserError as error:  # checked before the audio markers are added
         raise Refused(400, f"{where}: {error}", where) from None
     if not text.strip():
         raise Refused(400, f"{where}: there is no text; ask something", where)
@@ -139,7 +139,7 @@ def _check_number(audios: Sequence[InputAudio], reader: Reader, limits: Limits) 
 
 
 def _transcripts(request: ChatRequest, reader: Reader, clips: int) -> Iterable[str]:
-    """What is said in each clip, "" where that is not given."""
+    """Return the transcription of each clip, "" if it is not given."""
     given = request.caad_transcripts
     if given is None:
         return [""] * clips
@@ -151,7 +151,7 @@ def _transcripts(request: ChatRequest, reader: Reader, clips: int) -> Iterable[s
 
 
 def _decode(number: int, audio: InputAudio, text: str, reader: Reader, share: Share) -> DecodedClip:
-    """A clip decoded, no more of it than the model takes and its request may have; Refused (400) otherwise."""
+    """Decode a clip; Refused (400) if it does not decode, or exceeds what the model takes or the request may have."""
     where = f"clip {number}"
     try:
         data = base64.b64decode(audio.data, validate=True)
@@ -174,7 +174,7 @@ def _decode(number: int, audio: InputAudio, text: str, reader: Reader, share: Sh
 
 
 def _check_prompt(chat: Chat, reader: Reader, room: int) -> int:
-    """The prompt's length; Refused where texts make none, such as control tokens, or leave no room for the answer."""
+    """Return the prompt's length in tokens; Refused for texts with control tokens, and if the answer has no room."""
     sample = replace(as_sample(chat), waveforms=[clip.waveform for clip in chat.clips])
     try:
         length = len(reader.check(sample, with_answer=False).prompt)

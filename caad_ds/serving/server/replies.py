@@ -1,4 +1,4 @@
-"""What is sent, in the form of OpenAI's objects."""
+"""Responses as OpenAI's objects."""
 
 import json
 import time
@@ -18,13 +18,13 @@ DONE = {"type": "http.response.body", "body": b"data: [DONE]\n\n"}
 
 
 def refusal(refused: Refused) -> JSONResponse:
-    """Why there is no answer; where another time would do, after how many seconds."""
+    """Return the response to a refused request, with Retry-After if it may be sent again later."""
     again = {"retry-after": "1"} if refused.status in (429, 503) else None
     return JSONResponse(refused.body(), refused.status, headers=again)
 
 
 def model(name: str, created: int, served: Model) -> dict[str, Any]:
-    """A model, with what its audio may be."""
+    """Return the object of a model, with its audio limits."""
     reader = served.reader
     audio = {"longest_seconds": reader.longest_seconds, "most_clips": reader.most_audios}
     transcripts = reader.transcript != NO_TRANSCRIPT
@@ -33,12 +33,12 @@ def model(name: str, created: int, served: Model) -> dict[str, Any]:
 
 
 def warned(warnings: Sequence[str]) -> dict[str, Any]:
-    """The field of our own beside OpenAI's: what is doubtful about a request that is answered all the same."""
+    """Return our own field `caad` beside OpenAI's, with the warnings of a request that is answered."""
     return {"caad": {"warnings": list(warnings)}} if warnings else {}
 
 
 def completion(name: str, answer: Answer, warnings: Sequence[str]) -> JSONResponse:
-    """A whole answer."""
+    """Return the object of a complete answer."""
     message = {"role": "assistant", "content": answer.text, "refusal": None}
     choice = {"index": 0, "message": message, "finish_reason": _reason(answer), "logprobs": None}
     content = {**_head(name, "chat.completion"), "choices": [choice], "usage": _usage(answer)}
@@ -46,7 +46,7 @@ def completion(name: str, answer: Answer, warnings: Sequence[str]) -> JSONRespon
 
 
 def chunks(name: str) -> Callable[..., dict[str, Any]]:
-    """What makes the chunks of one stream: of what is new, with the answer at its end; of None, the usage alone."""
+    """Return a function that makes a stream's chunks: of new text, at its end of the answer; of None, usage only."""
     head = _head(name, "chat.completion.chunk")
 
     def chunk(delta: dict[str, str] | None, answer: Answer | None = None) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def chunks(name: str) -> Callable[..., dict[str, Any]]:
 
 
 def event(content: dict[str, Any], last: bool = False) -> dict[str, Any]:
-    """A message of a stream of events, after which more may come unless it is the last."""
+    """Return the ASGI message of a server-sent event; `last` ends the stream."""
     line = f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
     return {"type": "http.response.body", "body": line.encode(), "more_body": not last}
 

@@ -11,7 +11,7 @@ from caad_ds.serving.server.refusals import Refused
 
 LONGEST_TEXT = 100_000  # characters of all texts, which are tokenised before their number of tokens is known
 MOST_MESSAGES = 100
-# Fields that are not supported, with the value that asks for nothing, beside null and what is empty.
+# Fields that are not supported, with the value that has no effect; null and empty values have none either.
 NEUTRAL: dict[str, Any] = {
     "audio": None, "frequency_penalty": 0, "function_call": "none", "functions": [], "logit_bias": {},
     "logprobs": False, "metadata": {}, "modalities": ["text"], "n": 1, "parallel_tool_calls": None, "prediction": None,
@@ -19,7 +19,7 @@ NEUTRAL: dict[str, Any] = {
     "stop": [], "store": False, "tool_choice": "none", "tools": [], "top_logprobs": 0, "verbosity": None,
     "web_search_options": None,
 }  # fmt: skip
-OF_OTHERS = tuple(name for name in NEGATIVES if name != "shuffled")  # that takes the audio of other items
+OF_OTHERS = tuple(name for name in NEGATIVES if name != "shuffled")  # it takes the audio of other items
 
 
 class _Strict(BaseModel):
@@ -28,7 +28,7 @@ class _Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _without_nothing(cls, given: Any) -> Any:
-        """What is given, but for unknown fields that ask for nothing: clients send a reply back as they read it."""
+        """Drop unknown fields with empty values: clients send the message of an earlier answer back unchanged."""
         if not isinstance(given, dict):
             return given
         return {name: value for name, value in given.items() if name in cls.model_fields or not _is_nothing(value)}
@@ -39,21 +39,21 @@ def _is_nothing(value: object) -> bool:
 
 
 class TextPart(_Strict):
-    """Text of a message."""
+    """A text in a message."""
 
     type: Literal["text"]
     text: str = Field(max_length=LONGEST_TEXT)
 
 
 class InputAudio(_Strict):
-    """A file in base64; which format it has is read from the file."""
+    """An audio file in base64; its format is detected from its content."""
 
     data: str
     format: str | None = Field(default=None, max_length=20)
 
 
 class AudioPart(_Strict):
-    """A clip of a message."""
+    """An audio clip in a message."""
 
     type: Literal["input_audio"]
     input_audio: InputAudio
@@ -63,25 +63,25 @@ Part = Annotated[TextPart | AudioPart, Field(discriminator="type")]
 
 
 class Message(_Strict):
-    """A turn."""
+    """A turn of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[str, Field(max_length=LONGEST_TEXT)] | Annotated[list[Part], Field(max_length=MOST_MESSAGES)]
 
     @property
     def parts(self) -> list[Part]:
-        """The content, of which a text alone is one part."""
+        """Return the parts of the content; a plain text is one part."""
         return [TextPart(type="text", text=self.content)] if isinstance(self.content, str) else self.content
 
 
 class StreamOptions(_Strict):
-    """What a stream has beside its text."""
+    """Options of a stream."""
 
     include_usage: bool = False
 
 
 class ChatRequest(BaseModel):
-    """The fields that count; what else comes is in `model_extra`, and refused unless it asks for nothing."""
+    """The supported fields; any other is in `model_extra`, and refused unless its value has no effect."""
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
 
@@ -95,7 +95,7 @@ class ChatRequest(BaseModel):
     top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
     top_k: int | None = Field(default=None, ge=1)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    user: str | None = None  # who asks does not change an answer
+    user: str | None = None  # it does not change an answer
     caad_alpha: float | None = Field(default=None, ge=0, le=MAX_ALPHA, allow_inf_nan=False)
     caad_negative: Literal[OF_OTHERS] | None = None  # type: ignore[valid-type]
     caad_plausibility: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
@@ -105,12 +105,12 @@ class ChatRequest(BaseModel):
 
     @property
     def sampled(self) -> bool:
-        """Whether the answer is drawn; a temperature near 0 asks for the likeliest token, as clients write it."""
+        """Return whether the answer is sampled; a temperature near 0 is greedy, as clients use it."""
         return (self.temperature or 0) >= MIN_TEMPERATURE
 
 
 def read_request(body: bytes) -> ChatRequest:
-    """The request in a body of JSON; Refused (400) for what is none, or asks for what is not supported."""
+    """Parse a JSON body; Refused (400) if it is not a request, or uses what is not supported."""
     check_structure(body)
     try:
         request = ChatRequest.model_validate_json(body)
@@ -129,7 +129,7 @@ def read_request(body: bytes) -> ChatRequest:
 
 
 def _check_length(request: ChatRequest) -> None:
-    """Refuse texts that together are longer than one may be."""
+    """Raise Refused if the texts together exceed LONGEST_TEXT."""
     said = [part.text for message in request.messages for part in message.parts if isinstance(part, TextPart)]
     if sum(map(len, [*said, *(request.caad_transcripts or [])])) > LONGEST_TEXT:
         raise Refused(
@@ -138,7 +138,7 @@ def _check_length(request: ChatRequest) -> None:
 
 
 def _check_pairs(request: ChatRequest) -> None:
-    """Refuse what does nothing without another field, or contradicts one."""
+    """Raise Refused for a field that has no effect without another one, or contradicts one."""
     sampling = {"top_p": request.top_p not in (None, 1), "top_k": request.top_k is not None}
     contrast = {
         "caad_negative": request.caad_negative is not None,
@@ -161,10 +161,10 @@ def _check_pairs(request: ChatRequest) -> None:
 
 
 def _refused(error: ValidationError) -> Refused:
-    """The fault that lies deepest, without what was sent."""
+    """Return the most deeply nested error, without the request's content."""
     faults = error.errors(include_url=False, include_input=False, include_context=False)
     deepest = max(faults, key=lambda fault: len(fault["loc"]))
-    # Between the names of fields stand those of the types that were tried: `str`, `list[...]`, a part's tag.
+    # Between the names of fields are those of the types that pydantic tried: `str`, `list[...]`, a part's tag.
     steps = [str(step) for step in deepest["loc"] if isinstance(step, int) or (step.isidentifier() and step != "str")]
     where = ".".join(step for step, before in zip(steps, ["", *steps]) if step != before)
     message = " ".join(deepest["msg"].split())[:200]

@@ -1,4 +1,4 @@
-"""How much decoded audio is in a server at once: a small file of silence may last for hours."""
+"""A limit on decoded audio in the server: a small file of silence may last for hours."""
 
 from threading import Lock
 
@@ -15,22 +15,22 @@ class Room:
 
 
 class Share:
-    """The part of a room that a request takes, until it ends."""
+    """The part of a room that a request occupies until it ends."""
 
     def __init__(self, room: Room):
         self._room, self._taken, self._ended = room, 0.0, False
 
     @property
     def left(self) -> float:
-        """How many seconds the request may still have."""
+        """Return how many more seconds the request may have."""
         return self._room.of_request - self._taken
 
     def too_much(self) -> Refused:
-        """Why it may have no more."""
+        """Return the error of a request that exceeds its limit."""
         return Refused(400, f"messages: the clips last more than {self._room.of_request:g} s together; give fewer")
 
     def take(self, seconds: float) -> None:
-        """Take room for a clip; Refused where the request has more than it may (400), or there is none (429)."""
+        """Occupy room for a clip; Refused if the request exceeds its limit (400), or all requests together do (429)."""
         room = self._room
         if self._taken + seconds > room.of_request:
             raise self.too_much()
@@ -45,5 +45,5 @@ class Share:
 
     def __exit__(self, *_: object) -> None:
         with self._room.lock:
-            self._ended = True  # what is still being decoded for it is not wanted
+            self._ended = True  # a clip of it that is still being decoded is refused
             self._room.taken -= self._taken

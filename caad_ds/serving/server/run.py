@@ -1,4 +1,4 @@
-"""A server from its models' weights to its end."""
+"""Load the models, serve, and shut down."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from caad_ds.serving.server.service import Service
 from caad_ds.utils.command import note
 from caad_ds.utils.device import pick_device
 
-CONNECTIONS = 256  # beside those of the requests that may be inside: of the page, of health and metrics, idle ones
+CONNECTIONS = 256  # beside those of pending requests: for the page, health and metrics, and idle ones
 HEADERS = 16 << 10  # bytes of a request's line and headers
 IDLE = 5  # seconds that a connection stays open for a next request
 ASKING = 10  # seconds from a connection, or an answer on it, to the end of a request's headers; for reading an answer
@@ -48,8 +48,8 @@ def serve(
 
 
 def config_of(service: Service, key: str, local: bool) -> uvicorn.Config:
-    """How uvicorn runs a service: as its application, and silently."""
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # requests that are no HTTP are not ours to report
+    """Return uvicorn's configuration for a service; it logs nothing."""
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # it would report requests that are not HTTP
     most = most_connections(service.limits.waiting + CONNECTIONS)
     return uvicorn.Config(
         make_app(service, key, local), http=protocol(most, ASKING), ws="none", lifespan="off", log_config=None,
@@ -59,13 +59,13 @@ def config_of(service: Service, key: str, local: bool) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which says when it listens, and ends by `_until_ended` alone."""
+    """uvicorn's server; it reports when it listens, and only `_until_ended` ends it."""
 
     ready: str
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals to others: uvicorn's own refuse connections at once, and end the process by the signal."""
+        """Install no handlers: uvicorn's own refuse connections at once, and end the process by the signal."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -76,7 +76,7 @@ class _Server(uvicorn.Server):
 async def _until_ended(server: _Server, service: Service, listening: socket.socket) -> None:
     """Run until a signal; then new requests get 503 until those inside have ended. A second signal ends it at once.
 
-    The first one gives the next to `_end_at_once`, which also ends what follows the loop: threads that are waited for.
+    The first one installs `_end_at_once` for the next, which also works while threads are joined after the loop.
     """
     loop, signals = asyncio.get_running_loop(), (signal.SIGTERM, signal.SIGINT)
     ending: list[asyncio.Task] = []  # kept, since a loop holds its tasks weakly
@@ -87,7 +87,7 @@ async def _until_ended(server: _Server, service: Service, listening: socket.sock
         server.should_exit = True
 
     def stop() -> None:
-        if ending:  # both came before this ran
+        if ending:  # two signals arrived before this ran
             _end_at_once()
         for number in signals:
             loop.remove_signal_handler(number)
@@ -100,7 +100,7 @@ async def _until_ended(server: _Server, service: Service, listening: socket.sock
 
 
 def _end_at_once(*_: object) -> None:
-    """End the process, whatever its threads do, with the status of a server that was told to end."""
+    """End the process at once, whatever its threads do, with status 0, as after one signal."""
     try:
         note("ended at once, by a second signal")
     finally:

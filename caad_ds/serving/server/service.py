@@ -1,4 +1,4 @@
-"""The models that are served, and the requests that are inside at a time."""
+"""The served models, and the requests being answered."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -20,19 +20,19 @@ READERS = 2  # threads that decode audio and encode texts
 
 
 class Updates:
-    """The updates of an answer, from the worker's thread to the event loop."""
+    """Passes the updates of an answer from the worker's thread to the event loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._updates: asyncio.Queue[Update] = asyncio.Queue()
 
     def give(self, update: Update) -> None:
-        """Called in the worker's thread, perhaps after the loop has ended."""
+        """Pass an update on; called in the worker's thread, perhaps after the loop has ended."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._updates.put_nowait, update)
 
     async def take(self) -> str | Answer:
-        """The next piece of the text, or the answer; Refused where there is none."""
+        """Wait for the next piece of the text, or the answer; Refused if the answer failed."""
         update = await self._updates.get()
         if isinstance(update, UserError):
             raise Refused(400, str(update)[:500])
@@ -43,22 +43,22 @@ class Updates:
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """A request, and what is made of it for its model."""
+    """A parsed request, and its input for the model."""
 
     request: ChatRequest
     prepared: Prepared
 
 
 class Service:
-    """Models by the names that requests call them, each with a worker, behind one bound of requests.
+    """Models by the names that requests use, each with a worker, and one limit on the number of requests.
 
-    `draining` says that the server is about to end: it takes no request any more.
+    `draining`: the server is about to end and accepts no new request.
     """
 
     def __init__(self, models: Mapping[str, Model], limits: Limits):
         self.models, self.limits = models, limits
         for model in models.values():
-            model.reader.positions_of(1.0)  # some find that out at the first call, which two threads would make at once
+            model.reader.positions_of(1.0)  # some compute it at the first call: here, before there are two threads
         self.draining = False
         self.inside = 0
         self.metrics = Metrics(lambda: sum(each.waiting for each in self._workers.values()), lambda: self.inside)
@@ -68,11 +68,11 @@ class Service:
 
     @property
     def healthy(self) -> bool:
-        """Whether a request would be answered."""
+        """Return whether a request would be answered."""
         return not self.draining and all(worker.healthy for worker in self._workers.values())
 
     def enter(self) -> None:
-        """Count a request in; Refused where the server ends or has failed (503) or has as many as it takes (429)."""
+        """Count a new request; Refused if the server ends or has failed (503), or has too many (429)."""
         if self.draining:
             raise Refused(503, "the server is about to end; ask again later")
         if not all(worker.alive for worker in self._workers.values()):
@@ -82,11 +82,11 @@ class Service:
         self.inside += 1
 
     def leave(self) -> None:
-        """Count it out."""
+        """Count the end of a request."""
         self.inside -= 1
 
     async def parse(self, body: bytes, share: Share) -> ParsedRequest:
-        """Read a request's body, beside the event loop; Refused."""
+        """Parse and decode a request's body outside the event loop; Refused as `prepare` does."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._parse, body, share)
 
     def _parse(self, body: bytes, share: Share) -> ParsedRequest:
@@ -98,7 +98,7 @@ class Service:
 
     @asynccontextmanager
     async def answering(self, parsed: ParsedRequest) -> AsyncIterator[Updates]:
-        """The events of a request's answer; left before its end, the answer ends as well."""
+        """Start a request's answer and return its updates; leaving the context early cancels the answer."""
         updates = Updates()
         job = Job(parsed.prepared, bool(parsed.request.stream), updates.give)
         worker = self._workers[parsed.request.model]
@@ -109,7 +109,7 @@ class Service:
             worker.cancel(job)
 
     async def drained(self) -> bool:
-        """Take no more requests and wait for those inside, as long as the limit says; whether all have ended."""
+        """Accept no more requests and wait for the pending ones up to the limit; returns whether all have ended."""
         self.draining = True
         end = asyncio.get_running_loop().time() + self.limits.drain
         while self.inside and asyncio.get_running_loop().time() < end:
@@ -117,7 +117,7 @@ class Service:
         return not self.inside
 
     def close(self) -> None:
-        """End the threads."""
+        """End all threads."""
         self._readers.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers.values():
             worker.close()
