@@ -145,7 +145,7 @@ def torch_terms(
     if teacher is not None and chunk.positive is not None:
         target = Target.of(chunk, teacher, objective, memory)
         chunk = replace(chunk, alpha=target.alpha)
-    step = tile_rows(z_s.shape[1]) if z_s.device.type == "cpu" else max(1, len(z_s))
+    step = tile_rows(z_s)
     parts = []
     for start in range(0, max(1, len(z_s)), step):
         tile = slice(start, start + step)

@@ -29,14 +29,17 @@ def gated_alpha(entropy_neg: Tensor, alpha: float, m: float) -> Tensor:
 def entropies(z: Tensor) -> Tensor:
     """Compute the entropy in nats of softmax(z), [N], for finite logits [N, V]; NaN for rows that are not finite.
 
-    In tiles of rows, which need memory for only a few [tile, V] tensors.
+    In tiles of rows, which on a CPU need memory for only a few [tile, V] tensors.
     """
-    return torch.cat([_entropies(tile) for tile in z.split(tile_rows(z.shape[1]))])
+    return torch.cat([_entropies(tile) for tile in z.split(tile_rows(z))])
 
 
-def tile_rows(vocab: int) -> int:
-    """Return the number of rows of logits in a tile."""
-    return max(1, TILE // vocab)
+def tile_rows(z: Tensor) -> int:
+    """Return the number of rows of logits [m, V] in a tile: on a CPU those that stay in a core's cache, elsewhere all.
+
+    A GPU gains nothing from tiles: each would launch all kernels once more.
+    """
+    return max(1, TILE // z.shape[1] if z.device.type == "cpu" else len(z))
 
 
 def _entropies(z: Tensor) -> Tensor:

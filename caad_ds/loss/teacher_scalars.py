@@ -56,7 +56,7 @@ def teacher_scalars(
         chunk = slice(start, start + step)
         z_pos = memory.logits("positive", head, teacher_pos[chunk])
         z_neg = None if teacher_neg is None else memory.logits("negative", head, teacher_neg[chunk])
-        rows = tile_rows(vocab)
+        rows = tile_rows(z_pos)
         for first in range(0, len(z_pos), rows):
             tile = slice(first, first + rows)
             negative = None if z_neg is None else z_neg[tile]
@@ -86,5 +86,5 @@ def _scalars(z_pos: Tensor, z_neg: Tensor | None, index: Tensor) -> Tensor:
     at_neg, entropy_neg = p_neg.gather(-1, index).squeeze(-1), -torch.linalg.vecdot(p_neg, log_neg)
     log_m = torch.logaddexp(log_pos, log_neg).sub_(math.log(2))
     # Summed separately: the difference of entropies would cancel if the two are close.
-    jsd = (torch.linalg.vecdot(p_pos, log_pos - log_m) + torch.linalg.vecdot(p_neg, log_neg - log_m)) / 2
+    jsd = (torch.linalg.vecdot(p_pos, log_pos.sub_(log_m)) + torch.linalg.vecdot(p_neg, log_neg.sub_(log_m))) / 2
     return torch.stack([at_pos, at_neg, entropy_pos, entropy_neg, jsd.clamp_min(0)], dim=-1)
