@@ -264,9 +264,13 @@ class Config(Section):
         if self.teacher is None:
             return self.objective.dropout_negative if self.objective.audio_dropout else None
         pair = self.teacher.cache is not None and self.teacher.cache.form == "pair"  # stored whatever alpha is
-        weighs = self.objective.row_weight != "none"
-        # Standard KD runs no second path, unless rows are weighted by it.
-        return self.teacher.negative if self.objective.alpha or pair or weighs else None
+        return self.teacher.negative if self.uses_negative or pair else None
+
+    @property
+    def uses_negative(self) -> bool:
+        """Whether the student's objective depends on the teacher's second path; that of standard KD does not, unless
+        rows are weighted by it."""
+        return self.teacher is not None and bool(self.objective.alpha or self.objective.row_weight != "none")
 
     @model_validator(mode="after")
     def _teacher_fits(self) -> "Config":

@@ -23,7 +23,7 @@ def recipe(cfg: Config) -> list[tuple[str, str, str]]:
     their default."""
     read, own = flatten(cfg.read_keys()), flatten(course(cfg, exclude_defaults=True))
     unread = {"optimizer.batch_size"} if cfg.optimizer.batch_tokens else set()
-    if cfg.negative is None:
+    if not cfg.uses_negative:  # a `pair` cache stores that path for other students too
         unread.add("teacher.negative")
     if not cfg.objective.audio_dropout:
         unread |= {"objective.audio_dropout", "objective.dropout_negative"}

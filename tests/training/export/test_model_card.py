@@ -139,6 +139,15 @@ def test_the_recipe_has_what_decides_the_course_and_no_path(read):
     assert rows.keys() - plain_kd == {"teacher.negative"}, "without a contrast there is no second path"
 
 
+@pytest.mark.parametrize("objective", [{}, {"alpha": 0}, {"alpha": 0, "row_weight": "audio_advantage"}])
+def test_a_cache_of_both_paths_adds_no_negative_to_the_recipe(read, objective):
+    """A `pair` cache stores the second path, which the target may not depend on: standard KD does not use it."""
+    sets = [f"objective.{key}={value}" for key, value in objective.items()]
+    online = {key for key, _, _ in recipe(read(*sets))}
+    pair = {key for key, _, _ in recipe(read(*sets, "teacher.cache.path=cache"))}
+    assert ("teacher.negative" in online) == ("teacher.negative" in pair) == (objective != {"alpha": 0})
+
+
 def test_cross_entropy_names_no_teacher(read, card, tmp_path):
     (tmp_path / "config.yaml").write_text(CONFIG.replace("OUT", str(tmp_path / "run")) + "objective: {name: ce}\n")
     text = (tmp_path / "config.yaml").read_text().splitlines()
