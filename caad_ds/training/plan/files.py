@@ -1,9 +1,11 @@
 """Bytes that a run writes, and which teacher cache it can have."""
 
+from collections.abc import Iterable
 from typing import get_args
 
 from pydantic import ValidationError
 
+from caad_ds.config.cache_section import CacheSection
 from caad_ds.config.schema import CheckpointSection, Config
 from caad_ds.distill.teacher_cache.layout import CacheForm
 from caad_ds.models.speech_lm.encoder_folder import recorded_encoder
@@ -13,34 +15,43 @@ from caad_ds.training.plan.memory_plan import Engines
 from caad_ds.training.plan.meta_models import numel
 
 
-def cache_forms(engines: Engines) -> tuple[list[CacheForm], list[str]]:
-    """Return the forms of a teacher cache that the run can have, and notes why it cannot have the others."""
-    teacher, forms = engines.teacher, get_args(CacheForm)
+def without_cache(cfg: Config) -> Config:
+    """Return the config of the same run without a teacher cache."""
+    if cfg.teacher is None:
+        return cfg
+    return cfg.model_copy(update={"teacher": cfg.teacher.model_copy(update={"cache": None})})
+
+
+def cache_forms(engines: Engines, section: CacheSection | None) -> tuple[dict[CacheForm, Config], list[str]]:
+    """Return the run's config with a teacher cache of each form that it can have, and notes why it cannot have others.
+
+    Other keys of the cache are those of `section`. Of two forms the first is the section's, or the default.
+    """
+    teacher, forms = engines.teacher, list(get_args(CacheForm))
     if teacher is None:
-        return [], []
-    faults = {form: _refused(engines.cfg, form) for form in forms}
-    if teacher.lm.head().softcap is not None and faults["contrast"] is None:
-        faults["contrast"] = f"the logits of a {teacher.lm.family} have a soft cap"
-    possible = [form for form in forms if faults[form] is None]
+        return {}, []
+    if section is not None:
+        forms.sort(key=lambda form: form != section.form)
+    found = {form: _with_cache(engines.cfg, section, form) for form in forms}
+    if teacher.lm.head().softcap is not None and isinstance(found["contrast"], Config):
+        found["contrast"] = f"the logits of a {teacher.lm.family} have a soft cap"
+    possible = {form: cfg for form, cfg in found.items() if isinstance(cfg, Config)}
     if not possible:
-        return [], [f"cache: none, {faults['pair']}"]
-    if engines.cfg.negative is None:  # there is no second path to store
-        possible = possible[-1:]
-    return possible, [f"cache, {form}: none, {fault}" for form, fault in faults.items() if fault is not None]
+        return {}, [f"cache: none, {found['pair']}"]
+    return possible, [f"cache, {form}: none, {fault}" for form, fault in found.items() if isinstance(fault, str)]
 
 
-def _refused(cfg: Config, form: CacheForm) -> str | None:
-    """Return the reason why the config with a cache of this form would be refused; None if it is accepted."""
+def _with_cache(cfg: Config, section: CacheSection | None, form: CacheForm) -> Config | str:
+    """Return the config with a cache of this form, or the reason why it would be refused."""
     values = cfg.model_dump()
-    values["teacher"]["cache"] = {"path": "cache", "form": form}
+    values["teacher"]["cache"] = ({"path": "cache"} if section is None else section.model_dump()) | {"form": form}
     try:
-        Config.model_validate(values)
+        return Config.model_validate(values)
     except ValidationError as error:
         return str(error.errors()[0]["msg"]).removeprefix("Value error, ")
-    return None
 
 
-def files(engines: Engines, forms: list[CacheForm], rows: int, steps: int) -> dict[str, float]:
+def files(engines: Engines, forms: Iterable[CacheForm], rows: int, steps: int) -> dict[str, float]:
     """Return the bytes of a cache of `rows` answer rows in each form, of checkpoints after `steps` steps, and of the
     model."""
     written: dict[str, float] = {}

@@ -137,6 +137,18 @@ def loss_bytes(heads: Heads, width: int, logits: int, device: str) -> tuple[int,
     return running + 2 * FP32 * table + states, 2 * width * table + states
 
 
+def scalar_bytes(heads: Heads, paths: int, width: int, device: str) -> int:
+    """Return the bytes of the teacher's scalars (teacher_scalars.py) while a chunk of c rows is computed.
+
+    4 c V for the logits of each path; on a GPU also for log p and p of each path, and for the mean of two. A CPU makes
+    those in tiles, and multiplies bf16 in fp32, with a copy of the head (4 V Ht).
+    """
+    chunk = min(heads.rows, rows_within_budget(device, heads.vocabulary, FP32)) * heads.vocabulary * FP32
+    if device == "cpu":
+        return paths * chunk + (FP32 * heads.vocabulary * heads.teacher_width if width != FP32 else 0)
+    return (3 * paths + (paths > 1)) * chunk
+
+
 def checkpoint_bytes(trained: int, width: int, settings: Mapping[str, Any]) -> int:
     """Return the bytes of a checkpoint: the gathered trainable weights (w T), DeepSpeed's master and moments (12 T).
 

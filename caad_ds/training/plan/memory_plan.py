@@ -20,6 +20,7 @@ from caad_ds.training.plan.rehearsal import Costs
 
 PLACEMENTS = ("replicated", "resident", "cpu", "nvme")
 CACHED, ALONE = "cached", "no teacher"
+FILLING = "filling"  # a run whose first epoch fills a cache, and which keeps its teacher
 CONTEXT = GIB // 2  # device memory that CUDA itself takes
 FRAGMENTATION = 0.05  # share of the free memory that PyTorch's allocator cannot use
 LARGEST = 1 << 16
@@ -204,10 +205,15 @@ class MemoryPlan:
         body = column not in (CACHED, ALONE)
         encoded = window["encoder_held"] - at["encoder_held"]  # states of the following micro-batches
         paths = 1 if cfg.negative is None else 2
-        taught = paths * (window["rows"] - at["rows"]) * heads.teacher_width * self.engines.width
+        state = paths * heads.teacher_width * self.engines.width  # of a row
+        taught = state * (window["rows"] - at["rows"])
+        teacher = many["teacher_bytes"] + window["encoder_held"] - many["encoder_held"]
+        if cfg.objective.row_weight != "none" or (cfg.teacher is not None and cfg.teacher.cache is not None):
+            scalars = formulas.scalar_bytes(heads, paths, self.engines.width, self.engines.kind)
+            teacher = max(teacher, window["encoder_held"] + state * window["rows"] + scalars)
         return Phases(
             encoder=int(at["encoder_bytes"] + encoded),
-            teacher=int(many["teacher_bytes"] + window["encoder_held"] - many["encoder_held"]) if body else 0,
+            teacher=int(teacher) if body else 0,
             loss=int(at["student_held"] + running + encoded + taught),
             backward=int(at["student_bytes"] + left + encoded + taught),
             optimizer=step_bytes,

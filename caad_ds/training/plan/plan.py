@@ -1,17 +1,20 @@
 """Estimate what a run needs: parameters, memory, FLOPs, hours, files, and the placement of the teacher."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from caad_ds.config.cache_section import CacheSection
 from caad_ds.config.deepspeed_files import check_deepspeed
 from caad_ds.config.schema import Config
+from caad_ds.distill.teacher_cache.layout import CacheForm
 from caad_ds.training.batches import batch_shape
 from caad_ds.training.devices import DEVICES, GIB, Device
 from caad_ds.training.plan import formulas
 from caad_ds.training.plan.audio_inputs import audio_inputs
-from caad_ds.training.plan.files import cache_forms, files
-from caad_ds.training.plan.hours import FILLING, hours
-from caad_ds.training.plan.memory_plan import ALONE, CACHED, PLACEMENTS, Engines, MemoryPlan
+from caad_ds.training.plan.files import cache_forms, files, without_cache
+from caad_ds.training.plan.hours import AHEAD, Hours, hours
+from caad_ds.training.plan.memory_plan import ALONE, CACHED, FILLING, PLACEMENTS, Engines, MemoryPlan
 from caad_ds.training.plan.meta_models import (
     MetaModel,
     numel,
@@ -29,6 +32,7 @@ FEW = range(4, 13)  # sizes of a small micro-batch to extrapolate from: one with
 HOST_GIB = 64  # assumed per GPU by default
 
 Table = dict[str, dict[str, float]]  # rows by columns, or columns by rows
+Known = dict[tuple[Shape, bool, str | None], Costs]  # by shape, whether it trains, and negative
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,12 @@ class Plan:
     `parameters`: by model and part. `memory`: bytes per rank by part, for each placement and with a teacher cache;
     `host` the node's memory of a rank, and `fits` whether both have room for it. `flops`: per optimizer step over all
     ranks, by part, of this run, of it with a cache, and of the authors' graph. `data`: samples, tokens, positions,
-    answer rows, steps. `files`: bytes written. Nothing is given of a cache that the run cannot have.
+    answer rows, steps. `hours`: of the run, and `first_epoch` of that alone (hours.py); `memory_of`: the column of
+    `memory` that such a run needs. `files`: bytes written.
+
+    `cached` is always a run that reads a whole cache, which `cache-teacher` filled before. A run whose first epoch
+    fills its cache keeps the teacher to its end: `filling`, at its placement. Both have the cache of form `cache_form`,
+    the configured one or the default. Nothing is given of a cache that the run cannot have.
     """
 
     run: str
@@ -56,6 +65,9 @@ class Plan:
     flops: Table
     data: dict[str, float]
     hours: dict[str, float | None]
+    first_epoch: dict[str, float | None]
+    memory_of: dict[str, str | None]
+    cache_form: str | None
     files: dict[str, float]
     placement: str
     placement_reason: str
@@ -106,8 +118,9 @@ def plan(
     work = workload(config, ranks, samples, tokens, answer_tokens, seconds)
     described = teacher_described(config, teacher)
     models = student_of(config, described), None if described is None else teacher_of(config, described)
-    engines = Engines(config, there, ranks, *models)
-    return _Planner(engines, device, gpus_per_node, work).plan(mfu, host_gb)
+    engines = Engines(without_cache(config), there, ranks, *models)
+    section = None if config.teacher is None else config.teacher.cache
+    return _Planner(engines, device, gpus_per_node, work).plan(mfu, host_gb, section)
 
 
 def _device(name: str) -> Device | None:
@@ -116,13 +129,16 @@ def _device(name: str) -> Device | None:
     return DEVICES.get(name)
 
 
-class _Planner:
-    """Computes all parts of a plan."""
+Forms = dict[CacheForm, "_Planner"]
 
-    def __init__(self, engines: Engines, name: str, gpus: int, work: Workload):
+
+class _Planner:
+    """Computes all parts of a plan. `known` are rehearsals of the same models."""
+
+    def __init__(self, engines: Engines, name: str, gpus: int, work: Workload, known: Known | None = None):
         self.engines, self.cfg, self.name, self.gpus, self.work = engines, engines.cfg, name, gpus, work
         self.student, self.teacher, self.ranks = engines.student, engines.teacher, engines.ranks
-        self._known: dict[tuple[Shape, bool], Costs] = {}
+        self._known: Known = {} if known is None else known
         self.accumulation = batch_shape(self.cfg, self.ranks)[1]
         self.micro = self._samples(work.text, work.seconds)
         self.costs = self._rehearsed(self.micro, longest=False)
@@ -173,19 +189,26 @@ class _Planner:
         return Shape(samples, prompt, answer, prompt + answer, different, work.longest_seconds)
 
     def _rehearse(self, shape: Shape, trains: bool) -> Costs:
-        if (shape, trains) not in self._known:
-            self._known[shape, trains] = rehearse(self.student, self.teacher, self.cfg.negative, shape, trains)
-        return self._known[shape, trains]
+        key = shape, trains, self.cfg.negative
+        if key not in self._known:
+            self._known[key] = rehearse(self.student, self.teacher, self.cfg.negative, shape, trains)
+        return self._known[key]
 
-    def plan(self, mfu: float | None, host_gb: float | None) -> Plan:
-        """Compute the plan."""
+    def _with(self, cfg: Config) -> "_Planner":
+        """Return the planner of the same run with another config of its cache."""
+        return _Planner(replace(self.engines, cfg=cfg), self.name, self.gpus, self.work, self._known)
+
+    def plan(self, mfu: float | None, host_gb: float | None, section: CacheSection | None) -> Plan:
+        """Compute the plan; `section` is the cache of the config, which the engines are without."""
         free = self.engines.free()
         host = int(host_gb * 1e9 / self.gpus) if host_gb is not None else HOST_GIB * GIB
         placed, reason, auto = self._placement(free, host)
-        forms, cache_notes = cache_forms(self.engines)
-        columns = [*PLACEMENTS, *([CACHED] if forms else [])] if self.teacher else [ALONE]
-        data, flops = self._data(), self._flops(cached=bool(forms))
-        took, hour_notes = self._hours(flops, data, mfu)
+        configs, cache_notes = cache_forms(self.engines, section)
+        forms = {form: self._with(cfg) for form, cfg in configs.items()}
+        fills = section is None or section.fill
+        columns = self._columns(forms, placed if fills else None)
+        data, flops = self._data(), self._flops(forms)
+        took = self._hours(flops, forms, fills, data, mfu)
         rows = round((data["samples"] + data["validation_samples"]) * self.work.answer)
         return Plan(
             run=self.cfg.run.name,
@@ -197,19 +220,66 @@ class _Planner:
             device_free=free,
             host_free=host,
             parameters=self._parameters(),
-            memory={column: self.memory.of(column, self.micro) for column in columns},
-            host={column: self.memory.host(column) for column in columns},
-            fits={column: self.memory.fits(column, self.micro, host) for column in columns},
+            memory={name: memory.of(column, self.micro) for name, (memory, column) in columns.items()},
+            host={name: memory.host(column) for name, (memory, column) in columns.items()},
+            fits={name: memory.fits(column, self.micro, host) for name, (memory, column) in columns.items()},
             flops=flops,
             data=data,
-            hours=took,
+            hours=took.run,
+            first_epoch=took.first_epoch,
+            memory_of=self._memory_of(forms, took.first_epoch, placed),
+            cache_form=next(iter(forms), None),
             files=files(self.engines, forms, rows, int(data["steps"])),
             placement=placed,
             placement_reason=reason,
             auto=auto,
-            largest_micro_batch={column: self.memory.largest(column, host) for column in columns},
-            notes=[f"data: {self.work.source}", *self.work.notes, *hour_notes, *cache_notes, *self._assumed(host_gb)],
-        )
+            largest_micro_batch={name: memory.largest(column, host) for name, (memory, column) in columns.items()},
+            notes=[
+                f"data: {self.work.source}", *self.work.notes, *took.notes, *cache_notes,
+                *self._cache_notes(forms, fills), *self._assumed(host_gb),
+            ],
+        )  # fmt: skip
+
+    def _columns(self, forms: Forms, placed: str | None) -> dict[str, tuple[MemoryPlan, str]]:
+        """Return the memory plan of each column, and the place of the teacher in it; `placed`: where a cache is filled.
+
+        Where no placement fits (`none`) there is no column for filling.
+        """
+        if self.teacher is None:
+            return {ALONE: (self.memory, ALONE)}
+        columns = {name: (self.memory, name) for name in PLACEMENTS}
+        for planner in list(forms.values())[:1]:
+            if placed in PLACEMENTS:
+                columns[FILLING] = planner.memory, placed
+            columns[CACHED] = planner.memory, CACHED
+        return columns
+
+    def _cache_notes(self, forms: Forms, fills: bool) -> list[str]:
+        """Say which runs the figures with a cache are of."""
+        if not forms:
+            return []
+        notes = [
+            f"cache: cached is a run that reads a whole cache, of form {next(iter(forms))}, and has no teacher; "
+            "caad-ds cache-teacher fills one before, without the student"
+        ]
+        if fills:
+            notes.append("cache: filling is a run whose first epoch fills the cache; it keeps its teacher to the end")
+        return notes
+
+    def _memory_of(self, forms: Forms, runs: Iterable[str], placed: str) -> dict[str, str | None]:
+        """Return for each run of the hours the column of its memory; None if it has none.
+
+        A form that runs no second path where the shown one does is filled in the memory of an online run.
+        """
+        found: dict[str, str | None] = {}
+        negatives = {f"{FILLING}, {form}": planner.cfg.negative for form, planner in forms.items()}
+        shown = next(iter(negatives.values()), None)
+        for run in runs:
+            found[run] = {"online": placed, CACHED: CACHED}.get(run)
+            if run in negatives and placed in PLACEMENTS:
+                same = negatives[run] == shown
+                found[run] = FILLING if same else placed if negatives[run] == self.cfg.negative else None
+        return found
 
     def _parameters(self) -> Table:
         student = {"student": parts_of(self.student), "trained": parts_of(self.student, trained=True)}
@@ -236,20 +306,14 @@ class _Planner:
             return section.placement, "as teacher.placement says", auto
         return auto, why, auto
 
-    def _flops(self, cached: bool) -> Table:
+    def _flops(self, forms: Forms) -> Table:
         """Return FLOPs per optimizer step, over all ranks: of this run, with a cache, and of the authors' graph."""
         costs = self.costs
         heads = self.engines.heads(costs.rows)
-        ours = {
-            "encoder": costs.encoder,
-            "teacher": costs.teacher,
-            "student forward": costs.student_forward,
-            "student backward": costs.student_backward,
-            "heads": formulas.head_flops(heads),
-        }
+        ours = self._online()
         runs = {"online": ours}
-        if cached:
-            reading = {"heads": formulas.head_flops(self.engines.heads(costs.rows, cached=True))}
+        for planner in list(forms.values())[:1]:
+            reading = {"heads": formulas.head_flops(planner.engines.heads(costs.rows, cached=True))}
             runs[CACHED] = ours | {"encoder": costs.student_encoder, "teacher": 0} | reading
         if self.teacher is not None:
             theirs = {"encoder": costs.authors_encoder, "teacher": costs.authors_teacher}
@@ -258,22 +322,44 @@ class _Planner:
         table: Table = {name: {part: float(v * times) for part, v in parts.items()} for name, parts in runs.items()}
         return {name: parts | {"total": sum(parts.values())} for name, parts in table.items()}
 
-    def _hours(
-        self, flops: Table, data: dict[str, float], mfu: float | None
-    ) -> tuple[dict[str, float | None], list[str]]:
+    def _online(self) -> dict[str, float]:
+        """Return FLOPs of a micro-batch in which the teacher runs."""
+        costs = self.costs
+        return {
+            "encoder": costs.encoder,
+            "teacher": costs.teacher,
+            "student forward": costs.student_forward,
+            "student backward": costs.student_backward,
+            "heads": formulas.head_flops(self.engines.heads(costs.rows)),
+        }
+
+    def _hours(self, flops: Table, forms: Forms, fills: bool, data: dict[str, float], mfu: float | None) -> Hours:
         runs = {name: parts for name, parts in flops.items() if name in ("online", CACHED)}
-        if CACHED in runs:
-            runs[FILLING] = self._filling(flops)
-        inside = self.costs.student_encoder if self.student.lm.trains_tower_inside else 0
-        inside *= self.accumulation * self.ranks
+        times = self.accumulation * self.ranks
+        for form, planner in forms.items():
+            filling = {part: value * times for part, value in planner.filling().items()}
+            if fills:
+                runs[f"{FILLING}, {form}"] = filling
+            runs[f"{AHEAD}, {form}"] = {part: value * times for part, value in planner.ahead().items()}
+        inside = self.costs.student_encoder * times if self.student.lm.trains_tower_inside else 0
         return hours(self.engines, runs, inside, data["steps"], data["steps_per_epoch"], mfu)
 
-    def _filling(self, flops: Table) -> dict[str, float]:
-        """Return FLOPs of a step that fills a cache: one that reads it, plus teacher and scalars of both paths."""
-        rows = self.costs.rows * self.accumulation * self.ranks
-        paths = 2 if self.cfg.negative is not None else 1
-        scalars = formulas.teacher_product(self.engines.heads(1)) * rows * paths
-        return flops["online"] | {"heads": flops[CACHED]["heads"] + scalars}
+    def filling(self) -> dict[str, float]:
+        """Return FLOPs of a micro-batch that fills the cache: one that reads it, plus the teacher and its scalars."""
+        reading = formulas.head_flops(self.engines.heads(self.costs.rows, cached=True))
+        return self._online() | {"heads": reading + self._scalars()}
+
+    def ahead(self) -> dict[str, float]:
+        """Return FLOPs of the same micro-batch in `cache-teacher`: encoder, teacher and scalars, no student."""
+        assert self.teacher is not None
+        shared = shares_encoding(self.student, self.teacher)
+        encoder = self.costs.encoder - (0 if shared else self.costs.student_encoder)
+        nothing: dict[str, float] = dict.fromkeys(self._online(), 0)
+        return nothing | {"encoder": encoder, "teacher": self.costs.teacher, "heads": self._scalars()}
+
+    def _scalars(self) -> int:
+        """Return FLOPs of the scalars of a micro-batch's rows: a product of the teacher's head for each path."""
+        return formulas.teacher_product(self.engines.heads(self.costs.rows)) * (2 if self.cfg.negative else 1)
 
     def _data(self) -> dict[str, float]:
         work, opt = self.work, self.cfg.optimizer

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from caad_ds.training.plan.memory_plan import CACHED, LARGEST
+from caad_ds.training.plan.memory_plan import LARGEST
 from caad_ds.training.plan.plan import Plan
 from caad_ds.utils.terminal_table import Table
 from caad_ds.utils.wording import gigabytes, short
@@ -22,7 +22,7 @@ def show(plan: Plan) -> None:
     for table in tables(plan):
         for printed in table.fitted(console.width):
             console.print(printed, markup=False)
-    for line in [_placement(plan), _hours(plan), *plan.notes]:
+    for line in [_placement(plan), *plan.notes]:
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -33,6 +33,7 @@ def tables(plan: Plan) -> list[Table]:
         _memory(plan),
         _flops(plan),
         Table("Data", ["", "an epoch", "the run"], _data_rows(plan)),
+        *_hours(plan),
         Table("Files", ["", "GB"], [[name, _gb(size)] for name, size in plan.files.items()]),
     ]
 
@@ -94,16 +95,20 @@ def _placement(plan: Plan) -> str:
     return f"teacher: {plan.placement} ({plan.placement_reason}){auto}"
 
 
-def _hours(plan: Plan) -> str:
-    hours = plan.hours
-    online, cached = hours["online"], hours.get(CACHED)
-    if online is None:
-        return "hours: unknown"
-    with_cache = "" if cached is None else f", {_time(cached)} with a cache (the first epoch fills it)"
-    return f"hours: {_time(online)} online{with_cache}"
+def _hours(plan: Plan) -> list[Table]:
+    """Make a row per kind of run, with the column of the memory that it needs; none where no peak is known."""
+    if plan.hours["online"] is None:
+        return []
+    rows = [
+        [name, _time(first), _time(plan.hours[name]), plan.memory_of[name] or "-"]
+        for name, first in plan.first_epoch.items()
+    ]
+    return [Table("Hours", ["", "first epoch", "the run", "memory"], rows)]
 
 
-def _time(hours: float) -> str:
+def _time(hours: float | None) -> str:
+    if hours is None:
+        return "-"
     return f"{hours:.1f}" if hours >= 10 else f"{hours:.3g}"
 
 

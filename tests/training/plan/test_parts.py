@@ -11,6 +11,7 @@ from caad_ds.training.devices import DEVICES, GIB
 from caad_ds.training.plan import formulas
 from caad_ds.training.plan import plan as plan_module
 from caad_ds.training.plan.files import checkpoints_kept
+from caad_ds.training.plan.formulas import Heads
 from caad_ds.training.plan.memory_plan import CONTEXT
 from caad_ds.training.plan.meta_models import student_of
 from caad_ds.training.plan.plan import plan
@@ -146,6 +147,76 @@ def test_caches_that_a_run_cannot_have(base, objective, files, why):
     for table in (found.memory, found.flops, found.hours):
         assert ("cached" in table) == bool(files)
     assert any(note.startswith(why) for note in found.notes)
+
+
+@pytest.mark.parametrize("section", [None, {"path": "cache", "form": "pair"}, {"path": "cache", "form": "contrast"}])
+def test_standard_kd_may_have_a_cache_of_both_forms(base, section):
+    """Online it runs one path; a `pair` cache, the default, stores two, and the epoch that fills it runs two.
+
+    The same of a config that names a cache.
+    """
+    folder = base[1]
+    kd = {"objective": {"alpha": 0}, "optimizer": {"epochs": 2}}
+    found = planned(folder, **kd, teacher={} if section is None else {"cache": section})
+    rows = found.data["answer_rows_per_epoch"]
+    head = 4 * 64 * 64
+    assert found.files["cache, pair"] == formulas.cache_bytes(rows, 64, 4, "pair") + head
+    assert found.files["cache, contrast"] == formulas.cache_bytes(rows, 64, 4, "contrast") + head
+    assert found.cache_form == ("pair" if section is None else section["form"])
+    one, two = (planned(folder, objective={"alpha": alpha}, optimizer={"epochs": 2}) for alpha in (0, 1))
+    assert found.flops == one.flops and found.hours["online"] == one.hours["online"]
+    assert found.flops["online"]["teacher"] < 0.7 * two.flops["online"]["teacher"]
+    for table in (found.hours, found.first_epoch):
+        assert (
+            table["filling, pair"] == getattr(two, "hours" if table is found.hours else "first_epoch")["filling, pair"]
+        )
+        assert table["online"] < table["filling, pair"] or table is found.hours
+        assert table["filling, contrast"] < table["filling, pair"]
+        assert table["cache-teacher, contrast"] < 0.7 * table["cache-teacher, pair"]
+    taught = found.memory["filling"]["in teacher"]
+    if found.cache_form == "pair":
+        assert taught > 1.5 * found.memory["replicated"]["in teacher"]
+        assert found.memory_of["filling, contrast"] == "replicated"
+    else:
+        assert taught == found.memory["replicated"]["in teacher"] and found.memory_of["filling, pair"] is None
+
+
+def test_a_run_that_fills_its_cache_keeps_the_teacher(base, monkeypatch):
+    """Where only a run with a whole cache fits, the plan says that one that fills it does not."""
+    whole, folder = base
+    assert (
+        whole.memory["filling"]["teacher"] == whole.memory["replicated"]["teacher"] > whole.memory["cached"]["teacher"]
+    )
+    peaks = [whole.memory[column]["peak"] for column in ("cached", "filling")]
+    monkeypatch.setitem(DEVICES, "small", replace(DEVICES["rtx4090"], memory=(sum(peaks) / 2 / 0.95 + CONTEXT) / GIB))
+    teacher = {"placement": "replicated"}
+    small = planned(folder, {"device": "small"}, teacher=teacher, optimizer={"epochs": 3})
+    assert small.fits["cached"] and not small.fits["filling"] and small.largest_micro_batch["filling"] < 8
+    assert small.memory_of["cached"] == "cached" and small.memory_of["filling, pair"] == "filling"
+    reading = small.first_epoch["cached"]
+    assert small.hours["cached"] == pytest.approx(3 * reading)
+    assert small.hours["filling, pair"] == pytest.approx(small.first_epoch["filling, pair"] + 2 * reading)
+    assert small.hours["filling, pair"] == small.hours["filling, contrast"]
+    assert any(note.startswith("cache: filling is a run whose first epoch") for note in small.notes)
+
+
+def test_a_cache_that_is_only_read_is_filled_by_no_epoch(base):
+    """With fill: false, which reading a stream needs, a form is not refused for want of it."""
+    cache = {"path": "cache", "fill": False}
+    found = planned(
+        base[1], teacher={"cache": cache}, data={"reader": "stream"}, optimizer={"epochs": None, "steps": 9}
+    )
+    assert "cache, pair" in found.files and "filling" not in found.memory
+    assert "cache-teacher, pair" in found.hours and "filling, pair" not in found.hours
+
+
+def test_scalars_take_memory_where_they_are_computed():
+    """A chunk of 512 rows on a GPU; on a CPU its logits alone, and in bf16 a copy of the head."""
+    heads = Heads(rows=10_000, vocabulary=128_256, student_width=3072, teacher_width=4096, products=1, trains=False)
+    chunk = 512 * 128_256 * 4
+    assert [formulas.scalar_bytes(heads, paths, 2, "cuda") for paths in (1, 2)] == [3 * chunk, 7 * chunk]
+    copy = 4 * 128_256 * 4096
+    assert formulas.scalar_bytes(heads, 2, 2, "cpu") - formulas.scalar_bytes(heads, 2, 4, "cpu") == copy
 
 
 def test_a_cache_holds_the_teachers_head(base):
