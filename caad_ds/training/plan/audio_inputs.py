@@ -1,6 +1,8 @@
 """A model's inputs for an audio of given length: shapes of features, real masks, and number of positions."""
 
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,41 +11,61 @@ from torch import Tensor
 
 from caad_ds.data.audio.levels import SAMPLE_RATE
 from caad_ds.data.batch import Audio
+from caad_ds.models import auto
 from caad_ds.models.audio_lm import AudioLM
+from caad_ds.models.families import granite_speech
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.processor_reader import PROCESSOR_FILES, WINDOWS
 from caad_ds.models.transformers_lm import TransformersLM
 from caad_ds.training.plan.meta_models import MetaModel
 from caad_ds.training.plan.shape_run import ShapeRun
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.paths import is_hub_id
 
-FRAMES = 100  # of Whisper's features, per second
+FRAMES = 100  # of features, per second
+HOP = SAMPLE_RATE // FRAMES  # samples of a frame
 
 
 def audio_inputs(model: MetaModel, seconds: float) -> tuple[Audio, int]:
     """Return the inputs of one audio, and its number of positions in the text.
 
-    They come from the processor in the model's folder if there is one. UserError if the family needs its processor and
-    it is missing.
+    They come from the processor in the model's folder if there is one; else from the config, with the constants of the
+    family's feature extractor. Of a hub id of another family the processor is downloaded; UserError if it is missing.
     """
     lm = model.lm
     if isinstance(lm, SpeechAudioLM):
         mel, window = lm.encoder.whisper.config.num_mel_bins, lm.encoder.window_seconds
         return {"features": _meta(1, mel, FRAMES * window)}, lm.module.config.num_queries
     assert isinstance(lm, TransformersLM)
+    of_config = lm.family in WHISPER_LIKE or lm.family in COUNTED
     folder = model.described.folder
-    if folder is not None and all(any(folder.glob(n) for n in names) for names in PROCESSOR_FILES.values()):
+    if not _has_processor(folder) and not of_config and is_hub_id(model.described.name):
+        folder = auto.local_folder(model.described.name, auto.PROCESSOR)
+    if folder is not None and _has_processor(folder):
         reader = lm.reads.load(lm.of, folder)
-        features = reader.features([np.zeros(max(1, round(seconds * SAMPLE_RATE)), np.float32)])
+        features = reader.features([np.zeros(_samples(seconds), np.float32)])
         inputs = {n: each.to("meta") if each.is_floating_point() else each for n, each in features.audio.items()}
         return inputs, features.positions[0]
+    if lm.family in COUNTED:
+        return COUNTED[lm.family](model.config, seconds)
     if lm.family not in WHISPER_LIKE:
         raise UserError(
             f"{model.described.name}: what the processor of a {lm.family} makes of audio is not known without it; give "
-            "the folder of a model, with its processor's files"
+            "a folder with config.json and the processor's files (processor_config.json or preprocessor_config.json, "
+            "and the tokenizer's)"
         )
     audio = WHISPER_LIKE[lm.family](model.config.audio_config, seconds)
     return audio, _positions(lm, audio)
+
+
+def _has_processor(folder: Path | None) -> bool:
+    if folder is None:
+        return False
+    return all(any(next(folder.glob(name), None) for name in names) for names in PROCESSOR_FILES.values())
+
+
+def _samples(seconds: float) -> int:
+    return max(1, round(seconds * SAMPLE_RATE))
 
 
 def _positions(lm: TransformersLM, audio: Audio) -> int:
@@ -103,6 +125,65 @@ WHISPER_LIKE: dict[str, Callable[[Any, float], Audio]] = {
     "voxtral": _windows,
     "audioflamingo3": _masked_windows,
     "glmasr": _masked_windows,
+}
+
+
+# Each of these repeats the arithmetic of a family's feature extractor and processor in transformers, at their defaults.
+
+
+def _granite_speech(config: Any, seconds: float) -> tuple[Audio, int]:
+    """Return pairs of mel frames with the padding (granite_speech.py), and a mask of the projector's states."""
+    samples = _samples(seconds)
+    padded = max(samples, round(granite_speech.SECONDS * SAMPLE_RATE))
+
+    def states(length: int) -> int:
+        windows = math.ceil((length // HOP + 1) // 2 / config.window_size)
+        return windows * (config.window_size // config.downsample_rate)
+
+    features = _meta(1, (padded // HOP + 1) // 2, config.encoder_config.input_dim)
+    mask = _mask(1, states(padded), states(samples)).bool()
+    return {"input_features": features, "input_features_mask": mask}, states(samples)
+
+
+def _musicflamingo(config: Any, seconds: float) -> tuple[Audio, int]:
+    """Return Audio Flamingo 3's windows, except a last one without a position (musicflamingo.py)."""
+    audio = _masked_windows(config.audio_config, seconds)
+    mask = audio["input_features_mask"]
+    last = int(mask[0, -1].sum())
+    kept = mask.shape[1] - (1 if last < 3 and mask.shape[1] > 1 else 0)
+    cut = {name: value[:, :kept] for name, value in audio.items() if name != WINDOWS}
+    return {**cut, WINDOWS: torch.tensor([kept])}, (((int(mask.sum()) - 1) // 2 + 1) - 2) // 2 + 1
+
+
+def _qwen3_asr(config: Any, seconds: float) -> tuple[Audio, int]:
+    """Return frames padded to whole seconds, at least half a second of them counted as audio, and their mask."""
+    own, second = max(_samples(seconds), SAMPLE_RATE // 2) // HOP, FRAMES
+    frames = -(-own // second) * second
+    rest = own % second
+    for _ in range(3):  # convolutions of stride 2; a whole second has 13 states
+        rest = (rest - 1) // 2 + 1
+    features = _meta(1, config.audio_config.num_mel_bins, frames)
+    return {"input_features": features, "input_features_mask": _mask(1, frames, own)}, own // second * 13 + rest
+
+
+def _gemma4(config: Any, seconds: float) -> tuple[Audio, int]:
+    """Return frames of up to 30 s, padded to 128 samples, and a mask of those within the audio."""
+    samples = min(_samples(seconds), 30 * SAMPLE_RATE)
+    window = 2 * HOP  # 20 ms; the first is centered at 0
+    frames = (-(-samples // 128) * 128 + HOP - (window + 1)) // HOP + 1
+    mask = _mask(1, frames, -(-(samples - HOP) // HOP)).bool()
+    states = mask[0]
+    for _ in range(2):  # convolutions of stride 2
+        states = states[::2]
+    return {"input_features": _meta(1, frames, 128), "input_features_mask": mask}, int(states.sum())
+
+
+COUNTED: dict[str, Callable[[Any, float], tuple[Audio, int]]] = {
+    "granite_speech": _granite_speech,
+    "granite_speech_plus": _granite_speech,
+    "musicflamingo": _musicflamingo,
+    "qwen3_asr": _qwen3_asr,
+    "gemma4": _gemma4,
 }
 
 
