@@ -129,16 +129,17 @@ def _drop_stale(path: Path) -> None:
 
 
 @contextmanager
-def sole_writer(path: Path, shared: bool = False, patience: float = 0) -> Iterator[None]:
+def sole_writer(path: Path, shared: bool = False, patience: float = 0, inside: bool = False) -> Iterator[None]:
     """Hold a lock beside `path` while the body runs; UserError if another process, on any host, holds it.
 
     A `shared` lock admits other shared ones, but no exclusive one. It is waited for `patience` seconds.
 
     Two tasks on one output, such as a requeued job and its lost twin, would mix up each other's lines. A requeued job
     waits: a file system may keep a lost node's lock for a while. If a folder's parent is not writable, such as for a
-    mounted volume, the lock is in the folder.
+    mounted volume, the lock is in the folder; with `inside` it always is, and the folder is made. Where a folder is
+    mounted, or its parent belongs to one user, only a lock inside is the same for all who write to it.
     """
-    lock = _lock_of(path)
+    lock = _lock_of(path, inside)
     requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     end = time.monotonic() + max(patience, RELEASED_AFTER if requeued else 0)
     with disk_errors(lock.parent):
@@ -151,17 +152,17 @@ def sole_writer(path: Path, shared: bool = False, patience: float = 0) -> Iterat
         yield
     finally:
         if not shared:
-            lock.unlink(missing_ok=True)
+            _remove(lock)
         file.close()
 
 
-def is_free(path: Path) -> bool:
+def is_free(path: Path, inside: bool = False) -> bool:
     """Return whether no one holds the lock of `sole_writer` at this moment."""
-    lock = _lock_of(path)
+    lock = _lock_of(path, inside)
     with disk_errors(lock.parent):
         file = _locked(lock)
     if file is not None:
-        lock.unlink(missing_ok=True)
+        _remove(lock)
         file.close()
     return file is not None
 
@@ -178,8 +179,8 @@ def has_locks(folder: Path) -> bool:
     return True
 
 
-def _lock_of(path: Path) -> Path:
-    if path.is_dir() and not os.access(path.parent, os.W_OK):
+def _lock_of(path: Path, inside: bool) -> Path:
+    if inside or (path.is_dir() and not os.access(path.parent, os.W_OK)):
         return path / LOCK
     return path.with_name(f".{path.name}{LOCK}")
 
@@ -188,7 +189,7 @@ def _locked(lock: Path, shared: bool = False) -> BinaryIO | None:
     """Open and lock the lock file; None if another process holds it. On a file system without locks it is only
     opened."""
     while True:
-        file = open(lock, "wb")
+        file = _opened(lock)
         try:
             fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(file.fileno()), lock.stat()):
@@ -203,6 +204,21 @@ def _locked(lock: Path, shared: bool = False) -> BinaryIO | None:
                 return file
             raise
         file.close()
+
+
+def _remove(lock: Path) -> None:
+    with suppress(PermissionError):  # another user's, in a folder with the sticky bit
+        lock.unlink(missing_ok=True)
+
+
+def _opened(lock: Path) -> BinaryIO:
+    """Open a lock file, and make it if it is not there; another user's, which cannot be written, only to be locked."""
+    try:
+        return open(lock, "wb")
+    except PermissionError:
+        if not lock.exists():
+            raise
+        return open(lock, "rb")
 
 
 class OpenFile:

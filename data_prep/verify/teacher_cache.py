@@ -92,7 +92,7 @@ def verify_cache(
     """
     if not drop_damaged:
         return _checked(folder, covers, workers, drop=False)
-    with sole_writer(folder.resolve()):
+    with sole_writer(folder.resolve(), inside=True):
         return _checked(folder, covers, workers, drop=True)
 
 

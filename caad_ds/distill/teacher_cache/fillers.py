@@ -30,13 +30,13 @@ def filling(folder: Path, part: Part, data: Sequence[str]) -> Iterator[None]:
         UserError: the cache is being filled by another run, by the same part, or by a part of another command.
     """
     if part == WHOLE:
-        with sole_writer(folder):
+        with sole_writer(folder, inside=True):
             yield
         return
     command = {"parts": part.count, "data": list(data)}
-    if is_free(folder):
+    if is_free(folder, inside=True):
         write_json(folder / PARTS, command)
-    with sole_writer(folder, shared=True), sole_writer(folder / writer_of(part)):
+    with sole_writer(folder, shared=True, inside=True), sole_writer(folder / writer_of(part)):
         there = read_json(folder / PARTS, "wait until nobody fills the cache, then start again")
         if there != command:
             raise UserError(

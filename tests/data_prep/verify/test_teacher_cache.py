@@ -229,7 +229,7 @@ def test_options_of_a_cache_are_refused_for_shards(arguments, tmp_path, capsys):
 
 def test_nothing_is_dropped_while_another_fills(cache, verify):
     flip(cache / "00000-000000.rows", 0)
-    with sole_writer(cache.resolve()):
+    with sole_writer(cache.resolve(), inside=True):
         assert verify()[0] == 1
         status, [line] = verify("--drop-damaged")
         assert status == 2 and "another process is writing" in line

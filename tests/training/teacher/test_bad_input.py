@@ -257,7 +257,7 @@ def test_a_damaged_head(cache, refused):
 
 def test_a_cache_that_another_run_fills(refused, tmp_path):
     folder = tmp_path / "cache"
-    with sole_writer(folder):
+    with sole_writer(folder, inside=True):
         assert f"another process is writing {folder}: wait until it ends" in refused(folder)
 
 
