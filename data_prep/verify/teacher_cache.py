@@ -1,5 +1,7 @@
 """`prep verify` of a teacher cache: checks that every sample's rows are intact, and that required samples have rows."""
 
+import errno
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,9 +18,11 @@ from caad_ds.distill.teacher_cache.segments import (
     ROWS,
     Entry,
     Segment,
+    Unreadable,
     index_files,
     length_fault,
     read_index,
+    unreadable,
     write_index,
 )
 from caad_ds.distill.teacher_cache.store import Store, named
@@ -39,20 +43,39 @@ class SegmentReport:
     Args:
         segment: None if its index cannot be read.
         sound: samples with intact rows, and samples noted as unusable.
+        unread: samples whose rows the file system did not deliver: they may be intact, and are never dropped.
         size: bytes of the file of rows, None without one.
         faults: one line each.
+        unreadable: whether the file system did not deliver the index, or the length of the rows.
     """
 
     name: str
-    segment: Segment | None
+    segment: Segment | None = None
     sound: list[Entry] = field(default_factory=list)
+    unread: list[Entry] = field(default_factory=list)
     size: int | None = None
     faults: list[str] = field(default_factory=list)
+    unreadable: bool = False
+
+    @property
+    def kept(self) -> list[Entry]:
+        """Return the samples that `--drop-damaged` keeps, in the order of their rows."""
+        return sorted(self.sound + self.unread, key=_place)
 
     @property
     def damaged(self) -> int:
-        """Return the number of samples in the index that are not sound."""
-        return 0 if self.segment is None else len(self.segment.entries) - len(self.sound)
+        """Return the number of samples in the index that are damaged."""
+        known = self.segment is not None and not self.unreadable
+        return len(self.segment.entries) - len(self.kept) if known and self.segment else 0
+
+    @property
+    def droppable(self) -> bool:
+        """Whether `--drop-damaged` changes the segment."""
+        return not self.unreadable and len(self.faults) > len(self.unread)
+
+
+def _place(entry: Entry) -> tuple[int, int]:
+    return entry.offset, entry.rows
 
 
 @dataclass
@@ -85,7 +108,7 @@ def verify_cache(
     Args:
         covers: folders of shards, each sample of which must have rows.
         drop_damaged: remove damaged samples from the indices, so that the next filling computes them again, and files
-            left by killed processes. No other process may fill the cache meanwhile.
+            left by killed processes; what cannot be read is kept. No other process may fill the cache meanwhile.
 
     Raises:
         UserError: `cache.json` or an index of the shards cannot be read, or another process fills the cache.
@@ -117,29 +140,46 @@ def summary_lines(found: CacheFindings) -> list[str]:
             f"dropped: {counted(found.dropped, 'damaged sample')}, {counted(found.removed, 'segment')} of no use; the "
             "next filling computes what is missing"
         )
-    elif any(report.faults for report in found.segments):
+    elif any(report.droppable for report in found.segments):
         lines.append("run it again with --drop-damaged, then fill the cache again")
+    samples, segments = (sum(len(r.unread) for r in found.segments), sum(r.unreadable for r in found.segments))
+    if samples or segments:
+        lines.append(
+            f"not read, and kept: {counted(samples, 'sample')}, {counted(segments, 'whole segment')}; check "
+            "permissions and the file system, then run it again"
+        )
     return [*lines, *found.covered]
 
 
 def check_segment(path: Path, layout: Layout) -> SegmentReport:
     """Compare the index of a segment with the bytes of its rows; faults are reported, not raised."""
     rows = path.with_suffix(ROWS)
-    report = SegmentReport(path.stem, None, size=rows.stat().st_size if rows.is_file() else None)
+    report = SegmentReport(path.stem)
     try:
+        report.size = _size(rows)
         segment = report.segment = read_index(path)
+        fault = length_fault(path.parent, segment)
+    except (Unreadable, OSError) as error:
+        report.unreadable = True
+        report.faults.append(unreadable(rows, error) if isinstance(error, OSError) else str(error))
+        return report
     except UserError as error:
         report.faults.append(str(error))
         return report
-    if fault := length_fault(path.parent, segment):
+    if fault:
         report.faults.append(fault)
     if report.size is None:
         return report
     store = Store(path.parent, layout, segments=[])
     seen: set[str] = set()
     end = 0
-    for entry in sorted(segment.entries, key=lambda entry: (entry.offset, entry.rows)):
-        reason = _fault(store, segment.name, entry, report.size, end)
+    for entry in sorted(segment.entries, key=_place):
+        try:
+            reason = _fault(store, segment.name, entry, report.size, end)
+        except OSError as error:  # of the file system: the rows may be as they were
+            report.unread.append(entry)
+            report.faults.append(f"{rows}, sample {entry.key}: it cannot be read ({error.strerror})")
+            continue
         if reason is None and entry.content and entry.content in seen:
             reason = "the segment has its content twice"
         if reason is not None:
@@ -152,8 +192,22 @@ def check_segment(path: Path, layout: Layout) -> SegmentReport:
     return report
 
 
+def _size(path: Path) -> int | None:
+    """Return the length of a file, None without one; OSError if that cannot be found out."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "no regular file", str(path))
+    return found.st_size
+
+
 def _fault(store: Store, name: str, entry: Entry, size: int, end: int) -> str | None:
-    """Return what is wrong with a sample in a file of `size` bytes, whose earlier sound samples end at `end`."""
+    """Return what is wrong with a sample in a file of `size` bytes, whose earlier sound samples end at `end`.
+
+    OSError if its rows cannot be read.
+    """
     if not entry.content:
         return "it is noted as unusable, and has rows" if entry.rows else None
     if not entry.rows:
@@ -161,10 +215,7 @@ def _fault(store: Store, name: str, entry: Entry, size: int, end: int) -> str | 
     last = entry.offset + entry.rows * store.layout.bytes_per_row
     if last > size:
         return f"its rows end at byte {last}, the file at {size}"
-    try:
-        fault = store.check(name, entry)
-    except OSError as error:
-        return f"it cannot be read ({error.strerror})"
+    fault = store.check(name, entry)
     if fault is None and entry.offset < end:
         return "its rows overlap those of another sample"
     return fault
@@ -236,12 +287,12 @@ def _drop(found: CacheFindings) -> None:
     found.dropped = 0
     with disk_errors(found.folder):
         for report in found.segments:
-            if not report.faults:
+            if not report.droppable:
                 continue
             found.dropped += report.damaged
             index = found.folder / (report.name + INDEX)
-            if report.sound and report.size is not None:
-                write_index(found.folder, Segment(report.name, report.size, report.sound))
+            if report.kept and report.size is not None:
+                write_index(found.folder, Segment(report.name, report.size, report.kept))
                 continue
             index.unlink()  # first: rows without an index are never read
             with suppress(FileNotFoundError):

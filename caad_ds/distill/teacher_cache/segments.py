@@ -78,9 +78,18 @@ def index_files(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.glob(f"*{INDEX}")) if NAME.fullmatch(path.stem)]
 
 
+class Unreadable(UserError):
+    """A file that the file system does not deliver; its content may be intact."""
+
+
 def read_index(path: Path) -> Segment:
-    """Read the segment of an index file; UserError if it cannot be read."""
-    values = read_json(path, f"run `caad-ds prep verify {path.parent} --drop-damaged`, then fill the cache again")
+    """Read the segment of an index file; UserError if it is damaged, Unreadable if the file system fails."""
+    try:
+        values = read_json(path, f"run `caad-ds prep verify {path.parent} --drop-damaged`, then fill the cache again")
+    except UserError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        raise Unreadable(unreadable(path, error.__cause__)) from error
     try:
         segment = Segment(path.stem, values["bytes"], [Entry(*each) for each in values["samples"]])
         if type(segment.size) is not int or segment.size < 0 or not all(map(_is_valid, segment.entries)):
@@ -96,6 +105,11 @@ def read_index(path: Path) -> Segment:
 def _is_valid(entry: Entry) -> bool:
     texts, numbers = (entry.key, entry.content, entry.sha256), (entry.offset, entry.rows)
     return all(isinstance(each, str) for each in texts) and all(type(each) is int and each >= 0 for each in numbers)
+
+
+def unreadable(path: Path, error: OSError) -> str:
+    """Word the fault of a file that the file system does not deliver."""
+    return f"{path}: cannot be read ({error.strerror}); check its permissions and its file system, then start it again"
 
 
 def length_fault(folder: Path, segment: Segment) -> str | None:

@@ -1,6 +1,9 @@
 """`prep verify` of a teacher cache: each kind of damage is named with its sample, dropped, and can be filled again."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -157,6 +160,95 @@ def test_damage_is_named_dropped_and_filled_again(name, cache, verify):
     store = Store(cache, LAYOUT)
     assert not store.lacks((key, "") for key in KEYS)
     assert not any(store.check(s.name, e) for s in read_segments(cache) for e in s.entries if e.content)
+
+
+def _fails(monkeypatch, cache, name):
+    """Let every read of a file fail as that of a broken disk does."""
+    opened, read_bytes = os.open, Path.read_bytes
+
+    def fail(path):
+        if Path(path) == cache / name:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    def opening(path, *arguments, **keys):
+        fail(path)
+        return opened(path, *arguments, **keys)
+
+    def reading(path):
+        fail(path)
+        return read_bytes(path)
+
+    monkeypatch.setattr(os, "open", opening)
+    monkeypatch.setattr(Path, "read_bytes", reading)
+
+
+@pytest.mark.parametrize(
+    ("name", "faults", "kept"),
+    [
+        ("00000-000000.json", ["00000-000000.json: cannot be read"], "0 samples, 1 whole segment"),
+        ("00000-000000.rows", [f"sample {k}: it cannot be read" for k in KEYS[:3]], "3 samples, 0 whole segments"),
+    ],
+    ids=["index", "rows"],
+)
+@pytest.mark.parametrize("damaged", [False, True], ids=["alone", "beside damage"])
+def test_what_cannot_be_read_is_told_and_never_dropped(name, faults, kept, damaged, cache, verify, monkeypatch):
+    if damaged:
+        flip(cache / "00001-000000.rows", 0)
+    before = {path.name: path.read_bytes() for path in cache.iterdir()}
+    with monkeypatch.context() as patch:
+        _fails(patch, cache, name)
+        for arguments in ([], ["--drop-damaged"]):
+            status, lines = verify(*arguments)
+            assert status == 1 and all(any(fault in line for line in lines) for fault in faults)
+            assert "(Input/output error)" in lines[0]
+            assert damaged or not any("run it again with --drop-damaged" in line for line in lines)
+            assert any(line.startswith(f"not read, and kept: {kept}; check permissions") for line in lines)
+        assert any(line.startswith(f"dropped: {counted(int(damaged), 'damaged sample')}, 0 segments") for line in lines)
+    changed = {"00001-000000.json"} if damaged else set()
+    assert {path.name for path in cache.iterdir() if path.read_bytes() != before[path.name]} == changed
+    assert Store(cache, LAYOUT).lacks((key, "") for key in KEYS) == (["s3"] if damaged else [])
+    assert verify()[0] == 0
+
+
+@pytest.mark.parametrize("suffix", [".json", ".rows"])
+def test_a_folder_in_place_of_a_file_of_a_segment(suffix, cache, verify):
+    """Nothing of the segment is dropped: what is there is not what was written, and that may be elsewhere."""
+    path = cache / f"00000-000000{suffix}"
+    path.unlink()
+    path.mkdir()
+    other = next(each for each in cache.glob("00000-000000.*") if each != path)
+    before = other.read_bytes()
+    for arguments in ([], ["--drop-damaged"]):
+        status, lines = verify(*arguments)
+        assert status == 1 and f"{path}: cannot be read (" in lines[0]
+        assert any("not read, and kept: 0 samples, 1 whole segment;" in line for line in lines)
+    assert path.is_dir() and other.read_bytes() == before
+
+
+def test_damaged_samples_go_and_unread_ones_stay_in_one_segment(cache, verify, monkeypatch):
+    flip(cache / "00000-000000.rows", 0)
+    check = Store.check
+
+    def failing(self, name, entry):
+        if entry.key == "s1":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return check(self, name, entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "check", failing)
+        status, lines = verify("--drop-damaged")
+    assert status == 1 and any(line.startswith("dropped: 1 damaged sample, 0 segments") for line in lines)
+    assert [entry.key for entry in read_segments(cache)[0].entries] == ["s1", "s2"]
+    assert verify()[0] == 0
+
+
+def test_a_run_does_not_advise_to_drop_what_cannot_be_read(cache):
+    (cache / "00000-000000.json").unlink()
+    (cache / "00000-000000.json").mkdir()
+    with pytest.raises(
+        UserError, match=r"00000-000000\.json: cannot be read \(Is a directory\); check its permissions"
+    ):
+        read_segments(cache)
 
 
 def test_a_file_of_something_else_is_named_and_kept(cache, verify):
