@@ -16,7 +16,7 @@ from caad_ds.models.reader import Reader
 from caad_ds.training.export.corpora import Corpora, write_corpora
 from caad_ds.utils.command import is_main
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.files import write_jsonl
+from caad_ds.utils.files import disk_errors, write_jsonl
 from caad_ds.utils.progress import Heartbeat
 from caad_ds.utils.ranks import agreed, from_main, gathered, world
 
@@ -99,7 +99,8 @@ def _write(path: Path, readers: Sequence[IndexedReader], refused: Sequence[dict[
         for reader, reasons in zip(readers, refused, strict=True)
         for number, reason in reasons.items()
     ]
-    path.unlink(missing_ok=True)  # from an earlier start
+    with disk_errors(path.parent):
+        path.unlink(missing_ok=True)  # from an earlier start
     if rows:
         write_jsonl(path, rows)
 

@@ -184,13 +184,8 @@ class TeacherCache:
                 teacher_with_cache.note_unusable(key)
         return teacher_with_cache
 
-    def _prepare(self, head: LMHead, teacher: AudioLM, shared: SharedVocabulary | None, held: ExitStack) -> None:
-        """Make the folder, take its lock, write key and head, on rank 0."""
-        if head.softcap is not None and self.section.form == "contrast":
-            raise UserError(
-                f"teacher.cache.form contrast: the logits of a {teacher.family} have a soft cap, so that a contrast of "
-                "hidden states is not that of logits; set it to pair"
-            )
+    def make_folder(self) -> None:
+        """Make the folder; UserError if it cannot be written, or its file system has no locks."""
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             locks = has_locks(self.folder)
@@ -199,6 +194,15 @@ class TeacherCache:
                 f"teacher.cache.path {self.folder}: its file system has no file locks (Lustre: mount with -o flock), "
                 "so that two runs could fill it at once; fill it on another file system and copy it, to be read"
             )
+
+    def _prepare(self, head: LMHead, teacher: AudioLM, shared: SharedVocabulary | None, held: ExitStack) -> None:
+        """Make the folder, take its lock, write key and head, on rank 0."""
+        if head.softcap is not None and self.section.form == "contrast":
+            raise UserError(
+                f"teacher.cache.form contrast: the logits of a {teacher.family} have a soft cap, so that a contrast of "
+                "hidden states is not that of logits; set it to pair"
+            )
+        self.make_folder()
         with sole_writer(self.folder.resolve() / "cache", patience=MAKING):  # parts of an array job begin together
             held.enter_context(filling(self.folder.resolve(), self._part, [each.identity for each in self._readers]))
             drop_unfinished(self.folder, "*" if self._part == WHOLE else f"{writer_of(self._part)}-*")

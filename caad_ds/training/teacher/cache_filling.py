@@ -20,6 +20,7 @@ from caad_ds.training.teacher.build import build_teacher
 from caad_ds.training.teacher.cache import TeacherCache, seen
 from caad_ds.training.teacher_and_student import load_models, pair
 from caad_ds.utils.array_part import Part
+from caad_ds.utils.command import is_main
 from caad_ds.utils.progress import Heartbeat
 from caad_ds.utils.ranks import agreed, from_main, gathered, world
 from caad_ds.utils.wording import counted, gigabytes
@@ -54,6 +55,8 @@ class CacheFilling:
         engines.check_attention(cfg)
         assert self.seen is not None
         self.cache = TeacherCache(cfg, self.seen, self.readers[0], self.readers, part=self.part, refill=True)
+        if is_main():
+            self.cache.make_folder()  # before models are loaded
         self.student, self.teacher = load_models(cfg, self.device)
         self.pairing = pair(cfg, self.student, self.teacher, self.readers[0], self.cache)
         for reader in self.readers:

@@ -4,8 +4,10 @@ import pytest
 
 from caad_ds.distill.teacher_cache.segments import SegmentWriter
 from caad_ds.training.teacher import cache_filling, cache_teacher
+from caad_ds.utils.errors import UserError
 from data_prep.verify import verify
 from tests.command import run_command
+from tests.training.disk import remount
 from tests.training.teacher.in_process import Killed, rows_of, with_cache
 
 
@@ -56,3 +58,37 @@ def test_it_computes_what_has_changed(world, fill, file, changed):
     fill()
     file.write_text(file.read_text().replace(str(world / "shards"), str(changed)))
     assert "1 sample computed; 31 samples" in fill()
+
+
+# -- a folder that cannot be written, refused before a model is loaded ----------------------------------------------
+
+
+@pytest.fixture
+def refusal(file, monkeypatch):
+    """Returns what the command says as it is refused; it must not load models."""
+
+    def refused() -> str:
+        monkeypatch.setattr(cache_filling, "load_models", None)
+        with pytest.raises(UserError) as caught:
+            run_command(cache_teacher, "--config", file)
+        return str(caught.value)
+
+    return refused
+
+
+def test_a_folder_that_is_a_file(refusal, tmp_path):
+    (tmp_path / "cache").touch()
+    assert refusal() == f"{tmp_path / 'cache'} cannot be written (File exists): write elsewhere"
+
+
+def test_a_folder_below_a_file(world, tmp_path, file, refusal):
+    (tmp_path / "a").touch()
+    file.write_text(file.read_text().replace(str(tmp_path / "cache"), str(tmp_path / "a/cache")))
+    assert refusal() == f"{tmp_path / 'a/cache'} cannot be written (Not a directory): write elsewhere"
+
+
+def test_a_folder_on_a_file_system_that_is_mounted_read_only(world, tmp_path, file, refusal, disk):
+    (folder := disk(200) / "cache").mkdir()
+    remount(folder.parent, "ro")
+    file.write_text(file.read_text().replace(str(tmp_path / "cache"), str(folder)))
+    assert refusal() == f"{folder} cannot be written (Read-only file system): write elsewhere"
