@@ -85,6 +85,8 @@ class Trainer:
             self._build_engines(held)
             self.held = held.pop_all()  # a process group must not outlive its engines
         self.sums = MetricSums(device, cfg.objective)
+        self.began = 0  # steps that were done before
+        self.gone_through = self.validated = False  # all training data; all validation data
 
     # -- building ---------------------------------------------------------------------------------------------------
 
@@ -211,6 +213,7 @@ class Trainer:
             self.samples = StreamBatches(self.reader, stream, self.micro_batch, self.accumulation)
         in_order = isinstance(self.reader, StreamReader)
         loader = Loader(self.samples, self.pairing, cfg.data.workers, in_order)
+        self.began = state.step
         self.meter.restart()
         for step, read in enumerate(loader.steps(state.step, self.total_steps), state.step):
             self.heartbeat.turn_to(partial("step {}/{}: in progress".format, step + 1, self.total_steps))
@@ -222,7 +225,7 @@ class Trainer:
             # A report resets the sums; with one at each checkpoint a resumed run continues the same curve.
             if done % cfg.run.log_every == 0 or done == 1 or saves or validates:
                 self._report(done)
-            means = self._validate() if validates else {}
+            means = self._validate(done) if validates else {}
             if validates:
                 self.tracker.log({f"validation/{k}": v for k, v in means.items()}, done)
             if saves:
@@ -261,7 +264,7 @@ class Trainer:
         )
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        self._publish(step)
+        self._publish(step, always=False)
         for batch in batches:
             self.sums.add_batch(batch.student)
             self.budget.check(batch)
@@ -276,14 +279,19 @@ class Trainer:
             self._skip(step + 1, whole, window, terms)
         return bool(stops)
 
-    def _publish(self, step: int | None = None) -> None:
-        """Let all ranks read the states stored so far; with a `step`, only if an epoch ends before it."""
+    def _publish(self, done: int, always: bool = True) -> None:
+        """Let all ranks read the states stored in the steps that are done; if not `always`, at an epoch's end."""
         if self.filling is None or self.cache is None:
             return
         self.meter.teacher_runs(self.filling.runs)
-        ends = step is None or (self.order is not None and ends_epoch(step, self.order.steps_per_epoch))
-        if ends and self.pairing.teacher_runs:
-            publish(self.filling, self.cache, self.pairing, self.heartbeat)
+        ends = False
+        if self.order is not None:
+            epoch = self.order.steps_per_epoch
+            ends = ends_epoch(done, epoch)
+            self.gone_through |= done // epoch > self.began // epoch  # what a resumed run read before is stored
+        if (always or ends) and self.pairing.teacher_runs:
+            whole = self.gone_through and (self.validated or self.validation_reader is None)
+            publish(self.filling, self.cache, self.pairing, self.heartbeat, whole)
 
     def _skip(self, done: int, read: list[PairedBatch], window: list[PairedBatch], terms: list[Terms]) -> None:
         """Find out and report why the engine skipped a step."""
@@ -305,15 +313,16 @@ class Trainer:
             "out the samples that it names"
         )
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self, done: int) -> dict[str, float]:
         self.heartbeat.turn_to(lambda: "validating")
         sums = MetricSums(self.device, self.cfg.objective)
         size = self.cfg.validation.batch_size
         assert self.validation_reader is not None  # else nothing is validated
-        self._publish()  # training may have stored rows of validation samples
+        self._publish(done)  # training may have stored rows of validation samples
         values, bad = validate(self.step, self.validation_reader, self.pairing, self._weight, sums, size)
         self.heartbeat.say("validation: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "rows"))
-        self._publish()
+        self.validated = True
+        self._publish(done)
         if bad:
             self.heartbeat.say(f"validation: the loss is not finite in the batches of {shown(bad)}")
         return values
@@ -321,7 +330,7 @@ class Trainer:
     def _checkpoint(self, done: int, validation: dict[str, float]) -> None:
         self.heartbeat.turn_to(lambda: "writing a checkpoint")
         self.tracker.flush()
-        self._publish()
+        self._publish(done)
         shards: list[int] = [0] * self.world_size
         dist.all_gather_object(shards, self.samples.position(done))
         means = {name: value for name, value in validation.items() if math.isfinite(value)}

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from caad_ds.data.index import ShardIndex
-from caad_ds.distill.teacher_cache.fillers import PARTS
+from caad_ds.distill.teacher_cache.fillers import MARK, PARTS
 from caad_ds.distill.teacher_cache.layout import HEAD, KEY, Layout, read_head, read_key, stored_layout
 from caad_ds.distill.teacher_cache.segments import (
     INDEX,
@@ -269,7 +269,11 @@ def _stray(found: CacheFindings) -> Iterator[str]:
     known = {report.name for report in found.segments}
     for path in sorted(found.folder.iterdir()):
         name = path.name
-        if name in (KEY, HEAD, FAULTS, LIST, PARTS) or name == LOCK or (name.startswith(".") and name.endswith(LOCK)):
+        if (
+            name in (KEY, HEAD, FAULTS, LIST, PARTS, LOCK)
+            or path.suffix == MARK
+            or (name.startswith(".") and name.endswith(LOCK))
+        ):
             continue
         if path.suffix in (ROWS, INDEX) and path.stem in known:
             continue

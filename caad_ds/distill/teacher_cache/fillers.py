@@ -1,5 +1,6 @@
-"""Locks of a cache that is filled: by a single run, or by the parts of one command."""
+"""Who fills a cache: locks of a single run or of the parts of one command, and marks of trainings."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +10,21 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import is_free, read_json, sole_writer, write_json
 
 PARTS = "parts.json"
+MARK = ".filling"  # suffix of `mark_of`
 WHOLE = Part(0, 1)
 
 
 def writer_of(part: Part) -> str:
     """Return the name of a part as a writer of the cache."""
     return f"{part.index:05d}-of-{part.count:05d}"
+
+
+def mark_of(folder: Path, data: Sequence[str]) -> Path:
+    """Return the file that shows that a training fills a cache from data and has not gone through all of it.
+
+    The keys in a cache do not show that: the sample of a key may have changed since. `data` are hashes.
+    """
+    return folder / (hashlib.sha256(repr(list(data)).encode()).hexdigest()[:16] + MARK)
 
 
 @contextmanager

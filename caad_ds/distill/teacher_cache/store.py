@@ -56,6 +56,7 @@ class Store:
         self._buffers = Buffers(layout)
         self._locations: dict[str, tuple[str, Entry]] = {}
         self._keys: Counter[str] = Counter()
+        self._noted: set[str] = set()  # keys of samples that were noted as unusable
         self._checked: set[str] = set()
         self._open = lru_cache(OPEN_FILES)(lambda file: OpenFile(folder / file))
         self.add(read_segments(folder) if segments is None else segments)
@@ -74,19 +75,23 @@ class Store:
         for segment in segments:
             for entry in segment.entries:
                 name = entry.content or f"unusable {entry.key}"
+                if not entry.content:
+                    self._noted.add(entry.key)
                 known = self._locations.get(name)
                 if known is None:
                     self._keys[entry.key] += 1
                 if known is None or (segment.name, entry.offset) < (known[0], known[1].offset):
                     self._locations[name] = (segment.name, entry)
 
-    def lacks(self, samples: Iterable[tuple[str, str]]) -> list[str]:
+    def lacks(self, samples: Iterable[tuple[str, str]], noted: bool = True) -> list[str]:
         """Return the keys of samples without rows, given (key, what distinguishes samples with this key).
 
-        Only keys are compared: a sample whose text has changed since is noticed when it is read.
+        Only keys are compared: a sample whose text has changed since is noticed when it is read. `noted`: whether a
+        sample that was noted as unusable counts as one with rows.
         """
         wanted = Counter(key for key, _ in dict.fromkeys(samples))
-        return [key for key, count in wanted.items() if self._keys[key] < count]
+        without = set() if noted else self._noted
+        return [key for key, count in wanted.items() if self._keys[key] - (key in without) < count]
 
     def __contains__(self, content: str) -> bool:
         return content in self._locations
@@ -163,6 +168,8 @@ class Store:
     def missing(self, key: str, others: int = 0) -> str:
         """Word the error for a sample without rows and a number of others."""
         known = "its text, audio or answer has changed since the cache was filled" if self._keys[key] else "it has none"
+        if key in self._noted and self._keys[key] == 1:
+            known = "the run that filled it noted it as unusable, such as for another student; this run can use it"
         more = f", nor of {others} others" if others else ""
         return (
             f"sample {key}: teacher.cache.path {self.folder} has no rows of it ({known}){more}; fill it with `caad-ds "

@@ -21,7 +21,7 @@ from caad_ds.training.teacher.cache import TeacherCache
 from caad_ds.training.teacher.placement import placement, swap_folder
 from caad_ds.utils.device import DTYPES
 from caad_ds.utils.progress import Heartbeat
-from caad_ds.utils.ranks import agreed
+from caad_ds.utils.ranks import agreed, from_main
 
 
 def build_teacher(
@@ -43,6 +43,7 @@ def build_teacher(
         agreed(lambda: cache.check_vocabulary(pairing.shared))
     if cache is not None and cache.complete:
         assert cache.head is not None and cache.store is not None
+        agreed(cache.check_used)
         heartbeat.say(f"teacher: cached ({len(cache.store)} samples in {cache.folder}; it is not loaded)")
         return CachedTeacher(on_device(cache.head), cfg.objective), "cached"
     if teacher is None:
@@ -62,13 +63,18 @@ def build_teacher(
     return filling, placed
 
 
-def publish(filling: FillingTeacher, cache: TeacherCache, pairing: Pairing, heartbeat: Heartbeat) -> None:
+def publish(
+    filling: FillingTeacher, cache: TeacherCache, pairing: Pairing, heartbeat: Heartbeat, gone_through: bool
+) -> None:
     """Let all ranks read what was stored so far, and stop the teacher if nothing is missing; every rank calls it.
 
     At the end of an epoch: in the next one, and in a run that resumes there, any rank finds the samples.
+    `gone_through`: whether every sample was read. Until then the keys in the cache do not show that the teacher is not
+    needed: a sample may have changed since its key was stored, or be noted as unusable for another student.
     """
     filling.publish()
-    if not cache.lacking():
+    if gone_through and filling.writing and not cache.lacking():
+        from_main(cache.finish)
         pairing.teacher_runs, filling.store.needed = False, True
         heartbeat.say(f"teacher.cache: whole ({cache.folder}); the teacher runs no more")
 

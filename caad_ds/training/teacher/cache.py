@@ -15,7 +15,7 @@ from caad_ds.config.schema import Config
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.stream import StreamReader
 from caad_ds.distill.signal import OnlineTeacher
-from caad_ds.distill.teacher_cache.fillers import WHOLE, filling, writer_of
+from caad_ds.distill.teacher_cache.fillers import MARK, WHOLE, filling, mark_of, writer_of
 from caad_ds.distill.teacher_cache.layout import (
     FORM,
     HEAD,
@@ -65,11 +65,13 @@ class Seen:
         weights: the hash of the teacher's files; for an architecture, of its settings and its seed.
         key: what the stored states depend on; None if there is no cache yet.
         segments: the existing segments.
+        marks: names of the marks of trainings that have not gone through their data.
     """
 
     weights: str
     key: dict[str, Any] | None
     segments: list[Segment]
+    marks: frozenset[str] = frozenset()
 
 
 def seen(cfg: Config) -> Seen | None:
@@ -78,10 +80,11 @@ def seen(cfg: Config) -> Seen | None:
         return None
     key = read_key(cfg.teacher.cache.path)
     segments = read_segments(cfg.teacher.cache.path) if key is not None else []
+    marks = frozenset(path.name for path in cfg.teacher.cache.path.glob(f"*{MARK}"))
     if is_architecture(cfg.teacher.path):
         values = sorted(read_architecture(cfg.teacher.path).items())
-        return Seen(hashlib.sha256(repr((values, cfg.run.seed + 1)).encode()).hexdigest(), key, segments)
-    return Seen(model_hash(cfg.teacher.path), key, segments)
+        return Seen(hashlib.sha256(repr((values, cfg.run.seed + 1)).encode()).hexdigest(), key, segments, marks)
+    return Seen(model_hash(cfg.teacher.path), key, segments, marks)
 
 
 class TeacherCache:
@@ -92,7 +95,7 @@ class TeacherCache:
         data: the training data, whose audio may be a negative.
         readers: readers of the samples that a complete cache must hold.
         part: the part of an array job that fills it.
-        refill: whether to fill it even if it looks complete.
+        refill: whether to fill it even if it looks complete, and to read all samples for that.
     """
 
     def __init__(
@@ -114,6 +117,9 @@ class TeacherCache:
         self._readers, self._stream = readers, stream
         self._precision = cfg.run.precision
         self._part = part
+        self._refill = refill
+        self._data = [each.identity for each in readers]
+        self._mark = mark_of(self.folder, self._data)
         self.store: Store | None = None
         self.head: LMHead | None = None
         self.positions: int | None = None
@@ -130,7 +136,8 @@ class TeacherCache:
         if stored is not None:
             self.store = self._store(stored["width"], there.segments)
             self.store.needed = not fills
-            self.complete = not fills or (not refill and not self.lacking())
+            begun = self._mark.name in there.marks
+            self.complete = not fills or (not refill and not begun and not self.lacking())
         known = not cfg.data.skip_broken  # broken samples may be left out
         if not fills and self.store is not None and known and (lacking := self._lacking()):
             raise UserError(self.store.missing(lacking[0], len(lacking) - 1))
@@ -143,10 +150,24 @@ class TeacherCache:
         """Return the keys of samples without rows; for a stream they are unknown."""
         return ["every sample"] if self.store is None or self._stream else self._lacking()
 
-    def _lacking(self) -> list[str]:
-        """Return the keys of samples in an index without rows."""
+    def _lacking(self, noted: bool = True) -> list[str]:
+        """Return the keys of samples in an index without rows; see `Store.lacks`."""
         assert self.store is not None
-        return self.store.lacks(named(entry) for reader in self._readers for entry in reader.index.samples)
+        return self.store.lacks((named(entry) for reader in self._readers for entry in reader.index.samples), noted)
+
+    def check_used(self) -> None:
+        """Raise UserError if a complete cache has no rows of a sample that is used, such as one noted as unusable.
+
+        Call it when the samples that this run cannot use have been left out.
+        """
+        if lacking := self._lacking(noted=False):
+            assert self.store is not None
+            raise UserError(self.store.missing(lacking[0], len(lacking) - 1))
+
+    def finish(self) -> None:
+        """Note that all data has been gone through: a run that starts now does not load the teacher. On rank 0."""
+        with disk_errors(self.folder):
+            self._mark.unlink(missing_ok=True)
 
     def check_vocabulary(self, shared: SharedVocabulary | None) -> None:
         """Raise UserError if scalars are needed, or added, over other tokens than the stored ones."""
@@ -204,7 +225,7 @@ class TeacherCache:
             )
         self.make_folder()
         with sole_writer(self.folder.resolve() / "cache", patience=MAKING):  # parts of an array job begin together
-            held.enter_context(filling(self.folder.resolve(), self._part, [each.identity for each in self._readers]))
+            held.enter_context(filling(self.folder.resolve(), self._part, self._data))
             drop_unfinished(self.folder, "*" if self._part == WHOLE else f"{writer_of(self._part)}-*")
             self.key = stored = read_key(self.folder)
             if stored is None:
@@ -220,6 +241,9 @@ class TeacherCache:
                 self.check_vocabulary(shared)
             if not (self.folder / HEAD).exists():
                 write_head(self.folder, head)
+            if not self._refill and not self._stream:
+                with disk_errors(self.folder):
+                    self._mark.touch()
 
     def _filling(
         self,

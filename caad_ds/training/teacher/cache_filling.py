@@ -67,6 +67,7 @@ class CacheFilling:
         """Compute and store the missing samples of this part, `batch` per rank and forward."""
         computed = sum(self._fill(reader, batch) for reader in self.readers)
         self.filling.publish()  # samples that cannot be used, if nothing was computed
+        from_main(self.cache.finish)
         store = self.filling.store
         stored = f"{counted(len(store), 'sample')}, {gigabytes(store.size)} GB in {self.cache.folder}"
         self.heartbeat.say(f"teacher.cache: {counted(computed, 'sample')} computed; {stored}")

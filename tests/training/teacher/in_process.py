@@ -12,9 +12,12 @@ import torch
 from caad_ds.config.reading import load_config
 from caad_ds.distill.signal import OnlineTeacher
 from caad_ds.distill.step import DistillStep
+from caad_ds.distill.teacher_cache.fillers import WHOLE
 from caad_ds.distill.teacher_cache.layout import Layout
 from caad_ds.distill.teacher_cache.segments import SegmentWriter
 from caad_ds.distill.teacher_cache.store import Store
+from caad_ds.training.teacher.cache_filling import CacheFilling
+from caad_ds.training.teacher.cache_teacher import to_fill
 from caad_ds.training.trainer import Trainer
 from caad_ds.utils.progress import Heartbeat
 from tests.training.launching import weights
@@ -72,6 +75,14 @@ def trained(file: Path, prepare: Callable[[Trainer], None] | None = None, step: 
             out.said = stream.getvalue()
     gc.collect()
     return out
+
+
+def filled(file: Path, batch: int = 4) -> str:
+    """Fill a cache as `caad-ds cache-teacher` does; what was said."""
+    stream = io.StringIO()
+    with CacheFilling(to_fill(load_config(file)), torch.device("cpu"), Heartbeat(stream=stream), WHOLE) as filling:
+        filling.run(batch)
+    return stream.getvalue()
 
 
 def with_cache(world: Path, out: Path, folder: Path | None, **changes: dict | None) -> Path:

@@ -12,6 +12,7 @@ import pytest
 
 from caad_ds.data.index import ShardIndex
 from caad_ds.distill.signal import OnlineTeacher
+from caad_ds.distill.teacher_cache.fillers import MARK
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer
 from data_prep.pack import pack
@@ -56,7 +57,9 @@ def refused(world, tmp_path):
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.is_dir() else {}
+    """The files of a cache, without the mark of a training that has begun to fill it."""
+    files = [path for path in folder.iterdir() if path.suffix != MARK] if folder.is_dir() else []
+    return {path.name: path.read_bytes() for path in files}
 
 
 def test_two_ranks_refuse_together(world, caches, tmp_path):
