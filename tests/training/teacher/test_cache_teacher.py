@@ -7,6 +7,7 @@ from caad_ds.training.teacher import cache_filling, cache_teacher
 from caad_ds.utils.errors import UserError
 from data_prep.verify import verify
 from tests.command import run_command
+from tests.training import launching
 from tests.training.disk import remount
 from tests.training.teacher.in_process import Killed, rows_of, with_cache
 
@@ -58,6 +59,33 @@ def test_it_computes_what_has_changed(world, fill, file, changed):
     fill()
     file.write_text(file.read_text().replace(str(world / "shards"), str(changed)))
     assert "1 sample computed; 31 samples" in fill()
+
+
+# -- damage ---------------------------------------------------------------------------------------------------------
+
+
+def test_dropped_samples_are_computed_again_bit_for_bit(world, fill, file, tmp_path):
+    """Without the teacher they are named and refused."""
+    cache = tmp_path / "cache"
+    fill("--batch", 1)  # in a batch of one a sample has the same rounding again
+    whole = rows_of(cache)
+    rows = min(cache.glob("*.rows"))
+    data = bytearray(rows.read_bytes())
+    data[3] ^= 1
+    data[-3] ^= 1
+    rows.write_bytes(data)
+    assert run_command(verify, cache, "--drop-damaged") == 1
+    left = rows_of(cache)
+    assert len(left) == len(whole) - 2 and left.items() < whole.items()
+    reads = with_cache(world, tmp_path / "reads", cache, cache={"fill": False})
+    line = launching.refusal(reads)
+    assert (
+        "sample clip-" in line
+        and f"teacher.cache.path {cache} has no rows of it (it has none), nor of 1 others" in line
+    )
+    assert "2 samples computed; 30 samples" in fill("--batch", 1)
+    assert rows_of(cache) == whole and run_command(verify, cache) == 0
+    assert "it is not loaded" in launching.train(reads)
 
 
 # -- a folder that cannot be written, refused before a model is loaded ----------------------------------------------
