@@ -31,7 +31,7 @@ _ranks.set_forkserver_preload([
 class Run:
     """`train.py` on some ranks, started as Slurm does: one process per rank, its place in the environment.
 
-    `prepare`, a function of a module, is called in each rank before it trains.
+    `prepare`, a function of a module, is called in each rank before it trains. `command`: another one of caad-ds.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Run:
         *arguments: str,
         env: dict[str, str] | None = None,
         prepare: Callable[[], None] | None = None,
+        command: str = "train",
     ):
         shared = {"WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1"}
         shared |= {"MASTER_PORT": str(free_port())} | (env or {})
@@ -50,7 +51,9 @@ class Run:
         self.processes = []
         for rank, log in enumerate(self.logs):
             place = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            self.processes.append(_ranks.Process(target=_rank, args=(argv, place, str(log), prepare), daemon=True))
+            self.processes.append(
+                _ranks.Process(target=_rank, args=(argv, place, str(log), prepare, command), daemon=True)
+            )
         for process in self.processes:
             process.start()
 
@@ -85,7 +88,7 @@ class Run:
         return [process.exitcode for process in self.processes]
 
 
-def _rank(argv: list[str], place: dict[str, str], log: str, prepare: Callable[[], None] | None) -> None:
+def _rank(argv: list[str], place: dict[str, str], log: str, prepare: Callable[[], None] | None, command: str) -> None:
     for name in LAUNCH:
         os.environ.pop(name, None)
     os.environ.update(place)
@@ -96,6 +99,10 @@ def _rank(argv: list[str], place: dict[str, str], log: str, prepare: Callable[[]
 
     if prepare is not None:
         prepare()
+    if command != "train":
+        from caad_ds import cli
+
+        sys.exit(cli.main([command, *argv]))
     sys.exit(main(argv))
 
 
