@@ -122,7 +122,7 @@ def evaluate(
                 lambda: identity(model, loaded_benchmark, decoding, name=name, dtype=dtype, sha256=sha256)
             )
         earlier_speed = from_main(folder.speed)
-        wanted = [(item.id, item.condition) for item in loaded_benchmark.items]
+        wanted = {(item.id, item.condition): item.subset for item in loaded_benchmark.items}
         done = from_main(lambda: folder.open(setup, wanted))
         meter = Meter(loaded, batch_size)
         others = _on_main(waiting("waiting for the other ranks"))

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +22,9 @@ class RunFolder:
 
     path: Path
 
-    def open(self, setup: dict, wanted: Collection[Key]) -> set[Key]:
-        """Return which of the `wanted` are already predicted under this setup; raises UserError if the folder holds
-        another or an unknown evaluation.
+    def open(self, setup: dict, wanted: Mapping[Key, str]) -> set[Key]:
+        """Return which of the `wanted`, each with its subset, are already predicted under this setup; raises UserError
+        if the folder holds another evaluation, one with other subsets, or an unknown one.
 
         Ranks' files are first merged into `predictions.jsonl`, so any number of ranks can resume. If something is left
         to predict, existing scores are deleted.
@@ -37,16 +37,17 @@ class RunFolder:
         before = read_json(file, REMEDY)
         # Keys of both: some are present only if not at their default.
         changed = [key for key in {**setup, **before} if before.get(key) != setup.get(key)]
-        if changed:
-            changes = ", ".join(f"{key} was {_short(before.get(key))}, is {_short(setup.get(key))}" for key in changed)
+        changes = [f"{key} was {_short(before.get(key))}, is {_short(setup.get(key))}" for key in changed]
+        changes += self._regrouped(wanted)
+        if changes:
             raise UserError(
-                f"{self.path}: holds another evaluation ({changes}); use another --out, or delete the folder"
+                f"{self.path}: holds another evaluation ({', '.join(changes)}); use another --out, or delete the folder"
             )
         for part in self._files():
             drop_cut_line(part)
         self.merge()
         done = {_key(p) for p in self._read_if_any()}.intersection(wanted)
-        if len(done) < len(set(wanted)):
+        if len(done) < len(wanted):
             self._drop_scores()
         return done
 
@@ -140,6 +141,19 @@ class RunFolder:
         parts = [f for f in self.path.glob("predictions.*.jsonl") if f.name.split(".")[1].isdecimal()]
         return [*sorted(parts), *([self._predictions] if self._predictions.is_file() else [])]
 
+    def _regrouped(self, wanted: Mapping[Key, str]) -> list[str]:
+        """Describe the first answered item that was in another subset.
+
+        The hash of a benchmark does not contain the subsets of questions with their own choices.
+        """
+        for file in self._files():
+            for _, line in read_lines(file):
+                prediction = _parsed(line)
+                subset = wanted.get(_key(prediction), prediction["subset"]) if prediction else None
+                if prediction and subset != prediction["subset"]:
+                    return [f"the group of {prediction['id']} was {prediction['subset']!r}, is {subset!r}"]
+        return []
+
     def _refuse_unknown(self) -> None:
         """Raise UserError if there are answers or scores without a setup."""
         found = [file.name for file in (*self._files(), self._scores) if file.is_file()]
@@ -165,6 +179,15 @@ def _read(file: Path) -> list[dict]:
             raise UserError(f"{file}:{number}: no prediction; delete that line")
         predictions.append(prediction)
     return predictions
+
+
+def _parsed(line: str) -> dict | None:
+    """Return the prediction in a line, None if there is none: a kill may have cut it."""
+    try:
+        prediction = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return prediction if _is_prediction(prediction) else None
 
 
 def _is_prediction(value: object) -> bool:

@@ -43,12 +43,14 @@ def read_runs(folders: list[Path]) -> Runs:
     """Read the runs in these folders.
 
     Raises UserError if a run is unfinished or truncated, is scored by other matching rules or as other figures, is
-    given twice, is on another benchmark or other items than the first, or differs in decoding from runs of its name.
+    given twice, is on another benchmark or other items or groups of them than the first, or differs in decoding from runs of its
+    name.
     """
     first_setup = RunFolder(folders[0]).read_scores()["setup"]
     runs = Runs(figures_of(first_setup), first_setup.get("benchmark", OLDEST))
     setups: dict[Path, dict] = {}
     items: set[tuple[str, str]] = set()
+    groups: dict[str, str] = {}  # by item
     for path in folders:
         scores = RunFolder(path).read_scores()
         setups[path] = _checked(path, scores["setup"], setups)
@@ -60,6 +62,9 @@ def read_runs(folders: list[Path]) -> Runs:
                 f"{path}: evaluated on {len(own_items)} items, {len(own_items & items)} of them among the {len(items)} "
                 f"of {folders[0]}; compare runs on one benchmark with one --limit"
             )
+        own_groups = {p["id"]: p["subset"] for p in predictions}
+        groups = groups or own_groups
+        _check_groups(path, own_groups, folders[0], groups)
         runs.systems.setdefault(scores["name"], []).append(predictions)
         runs.complete &= not (scores.get("limited") or scores["rejected"])
         runs.confusions.setdefault(scores["name"], []).append(scores.get("confusions", {}))
@@ -104,6 +109,16 @@ def _checked(path: Path, setup: dict, others: dict[Path, dict]) -> dict:
                 "own"
             )
     return setup
+
+
+def _check_groups(path: Path, groups: dict[str, str], first: Path, expected: dict[str, str]) -> None:
+    """Raise UserError if an item is in another group than in the first run, whose groups are those of the tables."""
+    for name, group in groups.items():
+        if group != expected[name]:
+            raise UserError(
+                f"{path}: has {name} in the group {group!r}, and {first} in {expected[name]!r}; compare runs with one "
+                "grouping (the description's `columns.group`)"
+            )
 
 
 def _without(setup: dict, keys: Iterable[str]) -> dict:

@@ -229,6 +229,32 @@ def test_systems_are_compared_and_another_rule_is_another_evaluation(describe, m
     assert "rule was option, is lenient" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("place", ["xyxyxy", "xxyyyy"])
+def test_another_column_of_groups_is_another_evaluation(describe, model_folder, tmp_path, capsys, place):
+    """Also if it leaves the order of the items, and so the benchmark's hash, as they were."""
+    file, data = describe("q.json")
+    write_json(data, [{**ROWS[k % 2], "key": f"r{k}", "place": place[k], "task": f"t{k // 3}"} for k in range(6)])
+
+    def evaluate(out, *argv):
+        given = ["--model", model_folder, "--benchmark", file, "--data", data, "--out", tmp_path / out, "--name", out]
+        return cli.main(["evaluate", *map(str, given), "--device", "cpu", "--max-new-tokens", "2", *argv])
+
+    assert evaluate("before") == evaluate("before") == 0
+    file.write_text(file.read_text().replace("group: place", "group: task"))
+    capsys.readouterr()
+    assert evaluate("before") == 2
+    assert "the group of r0 was 'x', is 't0'); use another --out" in capsys.readouterr().err
+    assert evaluate("after", "--temperature", "1") == 0
+    runs = [str(tmp_path / "before"), str(tmp_path / "after")]
+    capsys.readouterr()
+    assert cli.main(["compare", *runs, "--out", str(tmp_path / "table")]) == 2
+    said = capsys.readouterr().err
+    if place == "xxyyyy":
+        assert f"{runs[1]}: has r0 in the group 't0', and {runs[0]} in 'x'; compare runs with one grouping" in said
+    else:
+        assert "evaluated on different contents of the benchmark" in said
+
+
 def test_rules_by_hand():
     assert matches_mmau("A Car horn!", "Car horn", ["Car horn", "Car alarm"])
     assert not matches_mmau("car horn or alarm", "Car horn", ["Car horn", "Car alarm"])
