@@ -8,7 +8,6 @@ from types import ModuleType
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from caad_ds.models import families
 from caad_ds.models.architecture import is_architecture, read_architecture
@@ -88,7 +87,7 @@ def local_folder(name: str | Path, files: tuple[str, ...] = (*PROCESSOR, *WEIGHT
 def _snapshot(name: str, files: tuple[str, ...]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(files), ignore_patterns=list(UNREAD)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, HFValidationError, OSError) as error:
+    except Exception as error:  # the libraries below huggingface_hub have no common base class
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
         raise UserError(
             f"{name}: no such folder, and no model of that id could be downloaded ({reason:.200}); give the folder of "

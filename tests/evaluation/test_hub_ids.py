@@ -3,13 +3,17 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from caad_ds.data.markers import user_content
 from caad_ds.models.folder_hash import model_hash
+from caad_ds.models.pretrained import pretrained
+from caad_ds.utils.errors import UserError
 from caad_ds.utils.paths import run_name
 from tests.root import ROOT
 
@@ -109,3 +113,67 @@ def test_every_command_that_runs_a_model_takes_a_hub_id(tmp_path, hub, model_fol
 
 def test_a_folder_of_the_cache_gives_the_models_name_and_not_its_commit(hub):
     assert run_name(hub) == "name"
+
+
+ROOMS = """
+name: rooms
+title: Which room
+data: ask the lab
+hub: [lab/rooms]
+columns: {question: ask, answer: right, audio: sound}
+matching: exact
+"""
+
+
+@pytest.fixture(params=["HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", ""], ids=["refuses", "hangs up"])
+def proxy(request):
+    """The address of a proxy that refuses every connection, or breaks it off."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:  # closed
+                    return
+                with connection:
+                    connection.recv(1 << 16)
+                    connection.sendall(request.param.encode())
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_proxy_that_refuses_is_one_line_with_the_id(proxy, conflicts, tmp_path):
+    (tmp_path / "rooms.yaml").write_text(ROOMS)
+    given = [
+        ["benchmarks", "check", "rooms.yaml"],
+        ["evaluate", "--model", NAME, "--benchmark", str(conflicts), "--device", "cpu", "--out", "run"],
+    ]
+    unset = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "NO_PROXY", "no_proxy")
+    env = {key: value for key, value in os.environ.items() if key not in unset}
+    env |= dict.fromkeys(("HTTPS_PROXY", "https_proxy"), proxy) | {"HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    script = "import json, sys; from caad_ds import cli; print([cli.main(argv) for argv in json.load(sys.stdin)])"
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=json.dumps(given), capture_output=True, text=True, cwd=tmp_path, env=env
+    )
+    assert done.stdout.splitlines()[-1:] == ["[2, 2]"] and "Traceback" not in done.stderr, done.stderr
+    first, second = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert first.startswith("caad-ds: error: lab/rooms: the data set cannot be read from the hub (")
+    assert second.startswith(f"caad-ds: error: {NAME}: no such folder, and no model of that id could be downloaded (")
+
+
+def test_weights_that_a_broken_connection_keeps_away_are_one_line():
+    class BrokenConnection(Exception):
+        """As of httpx, whose errors are neither OSErrors nor ValueErrors."""
+
+    class Model:
+        @staticmethod
+        def from_pretrained(name, **options):
+            raise BrokenConnection("403 Forbidden")
+
+    with pytest.raises(
+        UserError, match=r"^lab/whisper: no Whisper encoder that loads \(403 Forbidden\); give a hub id"
+    ):
+        pretrained(Model, "lab/whisper", "Whisper encoder")

@@ -17,6 +17,6 @@ def hub_folder(named: str) -> Path:
     try:
         with waiting(f"looking up {named} on the hub"):
             return Path(snapshot_download(name, repo_type="dataset", revision=revision or None, allow_patterns=tables))
-    except (OSError, ValueError) as error:  # the hub's own errors are OSErrors or ValueErrors
+    except Exception as error:  # the libraries below huggingface_hub have no common base class
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{named}: the data set cannot be read from the hub ({reason}); give --data") from error
