@@ -45,7 +45,8 @@ from caad_ds.utils.wording import counted
 class TeacherCheck:
     """Result of a check: metrics by signal, of the likeliest options and of greedy answers, and the verdict.
 
-    `rejected` and `doubtful` are `{id, reason}` of rows that could not be used, or whose audio is doubtful.
+    `rejected` and `doubtful` are `{id, reason}` of rows that could not be used, or whose audio is doubtful; the reasons
+    of rejected rows of training clips begin with `--train-benchmark`.
     """
 
     name: str
@@ -133,7 +134,8 @@ def check_teacher(
         rejected = tested.rejected + rejected + [{"id": n, "reason": r} for n, r in probe.rejected.items()]
         if not found:
             raise UserError(f"{path}: no row could be used ({rejected[0]['reason']}); fix the benchmark")
-        trained_answers = _training_answers(probe, training)
+        trained_answers, left_out = _training_answers(probe, training)
+        rejected += left_out
         with progress("scoring"):
             attributes = _attributes(rows, found, options)
             table = {signal: figures(attributes, signal) for signal in probe.signals}
@@ -172,11 +174,12 @@ def _listed(check: TeacherCheck, model_sha256: str) -> dict:
 
 @dataclass(frozen=True)
 class _Training:
-    """A benchmark of training clips, and the rows of it that are used."""
+    """A benchmark of training clips, the rows of it that are used, and those that cannot be."""
 
     benchmark: Benchmark
     options: Options
     rows: list[BenchmarkRow]
+    rejected: list[dict]
 
 
 def _training(
@@ -186,7 +189,7 @@ def _training(
     """Return the benchmark of training clips, limited to the tested subsets; raises UserError if they share a clip."""
     subsets = dict.fromkeys(row.subset for row in rows)
     own_options = Options(benchmark, options.instructions)
-    usable, _ = own_options.usable([row for row in rows_of(benchmark.items) if row.subset in subsets], file)
+    usable, rejected = own_options.usable([row for row in rows_of(benchmark.items) if row.subset in subsets], file)
     if not usable:
         raise UserError(f"{path}: has no row about {', '.join(subsets)}; give one that has")
     with waiting(f"comparing {path} with {tested}"):
@@ -198,7 +201,7 @@ def _training(
             f"{path}: has {shared} clips that are in {tested} too; "
             "that one must be of clips that the teacher was not trained on"
         )
-    return _Training(benchmark, own_options, usable)
+    return _Training(benchmark, own_options, usable, benchmark.rejected + rejected)
 
 
 def _settings(
@@ -228,16 +231,18 @@ def _likelihoods(probe: Probe, rows: list[BenchmarkRow], name: str) -> dict[str,
     return probe.likelihoods(rows, f"checking {name}", table.show)
 
 
-def _training_answers(probe: Probe, training: _Training | None) -> dict[str, NeutralAnswers]:
-    """Return the neutral answers about training clips, by attribute."""
+def _training_answers(probe: Probe, training: _Training | None) -> tuple[dict[str, NeutralAnswers], list[dict]]:
+    """Return the neutral answers about training clips, by attribute, and the rejected rows."""
     if training is None:
-        return {}
+        return {}, []
     settings = probe.journal, probe.batch_size, probe.max_new_tokens
     neutral = training.benchmark.conditions[:1]
     training_probe = Probe(probe.loaded, (), (), training.options, *settings, part="training", conditions=neutral)
     found = training_probe.likelihoods(training.rows, "asking about training clips")
     attributes = _attributes(training.rows, found, training.options)
-    return {attribute.name: attribute.neutral for attribute in attributes}
+    rejected = training.rejected + [{"id": n, "reason": r} for n, r in training_probe.rejected.items()]
+    left_out = [{**row, "reason": f"--train-benchmark: {row['reason']}"} for row in rejected]
+    return {attribute.name: attribute.neutral for attribute in attributes}, left_out
 
 
 def _attributes(rows: list[BenchmarkRow], found: dict[str, dict], options: Options) -> list[Attribute]:

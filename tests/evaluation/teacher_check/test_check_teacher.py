@@ -294,6 +294,28 @@ def test_training_clips_are_asked_about(model_folder, conflicts, instructions, m
     assert set(result["findings"]) == {"gender", "noise"} and result["findings"]["noise"] in (HEARD, UNKNOWN)
 
 
+def test_rows_of_training_clips_that_cannot_be_used_are_listed(
+    model_folder, conflicts, instructions, make_benchmark, tmp_path, capsys
+):
+    """One without an answer, one of an answer that is no option, and one whose clip does not decode."""
+    other = make_benchmark("training", {"gender": 6})
+    for k in range(6):
+        soundfile.write(other / "gender" / "audio" / f"{k}.wav", np.full(8000, 0.1 + 0.01 * k), 16_000)
+    (other / "gender" / "audio" / "5.wav").write_bytes(b"no audio")
+    file = other / "gender" / "gender.json"
+    lines = json.loads(file.read_text())
+    del lines[3]["gt"]
+    lines[4]["gt"] = "robot"
+    file.write_text(json.dumps(lines))
+    arguments = ["--model", model_folder, "--benchmark", conflicts, "--device", "cpu", "--instructions", instructions]
+    arguments += ["--negatives", "silence", "--alphas", 1, "--max-new-tokens", 1, "--out", tmp_path / "check.json"]
+    assert command(*arguments, "--train-benchmark", other) == 3
+    rejected = {row["id"]: row["reason"] for row in json.loads((tmp_path / "check.json").read_text())["rejected"]}
+    assert list(rejected) == ["gender/3", "gender/4", "gender/5"]
+    assert all(reason.startswith("--train-benchmark: ") for reason in rejected.values())
+    assert "3 rows were left out" in capsys.readouterr().err
+
+
 def test_user_mistakes(model_folder, conflicts, instructions, tmp_path):
     arguments = ["--model", model_folder, "--benchmark", conflicts, "--device", "cpu", "--instructions"]
     with pytest.raises(UserError, match="--alphas 0: give"):
