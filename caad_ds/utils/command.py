@@ -21,7 +21,11 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one-line UserErrors that name the command's help."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise the UserError; for an unknown option it names the nearest one."""
+        """Raise the UserError; for an unknown option it names the nearest one.
+
+        argparse names a value's kind by its function ("invalid _megabytes value"), here without the underscores.
+        """
+        message = re.sub(r"invalid _?(\w+) value", lambda kind: f"invalid {kind[1].replace('_', ' ')} value", message)
         unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
         near = (
             difflib.get_close_matches(unknown[1], re.findall(r"--[\w-]+", self.format_help()), n=1) if unknown else []
