@@ -45,6 +45,16 @@ def load(
         if description.name in KINDS:
             raise UserError(f"{file}: name: {description.name} is that of a kind of benchmarks; give it another")
         return Described.load(description, data, limit)
+    try:
+        return _on_disk(path, kind, limit, data, prompt)
+    except UserError as error:
+        if str(path) not in shipped():
+            raise
+        raise UserError(f"{error}; ./{path} hides the shipped description of this name: rename it") from error
+
+
+def _on_disk(path: Path, kind: str | None, limit: int | None, data: Path | None, prompt: str) -> Benchmark:
+    """Load the benchmark in a folder or file that is no description."""
     if data is not None:
         raise UserError(f"--data {data}: is where a description's files are, and {path} is no description")
     if not path.exists():

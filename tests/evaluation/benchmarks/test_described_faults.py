@@ -6,6 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from caad_ds import cli
@@ -110,6 +112,35 @@ def test_files_that_are_missing_are_named(tmp_path, capsys):
     assert cli.main(["benchmarks", "check", "audio-hallucination", "--data", str(tmp_path / "data")]) == 3
     assert "AudioHallucination_AudioCaps-Popular*: there is none in" in capsys.readouterr().err
     assert len(load(Path("audio-hallucination"), data=tmp_path / "data").items) == len(whole.items) - 4
+
+
+@pytest.mark.parametrize("pattern", [".", "./"])
+def test_the_folder_itself_may_be_named_for_its_tables(tmp_path, pattern):
+    file, data = describe(tmp_path, pattern)
+    pq.write_table(pa.Table.from_pylist([ROW]), data / "q.parquet")
+    found = load(file, data=data)
+    assert [item.id for item in found.items] == ["r1"] and not found.rejected
+
+
+@pytest.mark.parametrize(("pattern", "said"), [
+    ("", "files has an empty name"), (" ", "files has an empty name"),
+    ("/q.json", "files: /q.json is absolute; give it relative to the folder of --data"),
+    ("**.csv", "files: in **.csv ** is only a part of a name; write **/*.csv"),
+    ("a/b**/q.json", "files: in a/b**/q.json ** is only a part of a name"),
+])  # fmt: skip
+def test_a_pattern_that_can_match_nothing_is_refused_in_one_line(tmp_path, pattern, said, capsys):
+    file, data = describe(tmp_path, pattern)
+    assert cli.main(["benchmarks", "check", str(file), "--data", str(data)]) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert f"{file}: " in line and said in line
+
+
+def test_a_folder_that_hides_a_shipped_description_is_named(tmp_path, monkeypatch, capsys):
+    mmar(tmp_path / "mmar")
+    monkeypatch.chdir(tmp_path)
+    for data in (["--data", "mmar"], []):
+        assert cli.main(["benchmarks", "check", "mmar", *data]) == 2
+        assert "; ./mmar hides the shipped description of this name: rename it" in capsys.readouterr().err
 
 
 def test_an_empty_choice_has_no_likelihood(tmp_path):

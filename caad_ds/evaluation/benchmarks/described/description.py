@@ -3,7 +3,7 @@
 Shipped descriptions are in `descriptions/`; a user's own is given by its path.
 """
 
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -85,6 +85,17 @@ class Description(_Strict):
         if not has_choices and (self.matching in NEEDS_CHOICES or self.answer_is != "text"):
             what = f"matching {self.matching}" if self.matching in NEEDS_CHOICES else f"answer_is {self.answer_is}"
             raise ValueError(f"{what} needs choices; give columns.choices or choices")
+        return self
+
+    @model_validator(mode="after")
+    def _names_files(self) -> "Description":
+        for pattern in self.files:
+            if not pattern.strip():
+                raise ValueError("files has an empty name; give a name, a pattern, or . for all tables of the folder")
+            if PurePath(pattern).is_absolute():
+                raise ValueError(f"files: {pattern} is absolute; give it relative to the folder of --data")
+            if any("**" in part and part != "**" for part in PurePath(pattern).parts):
+                raise ValueError(f"files: in {pattern} ** is only a part of a name; write **/*.csv for all folders")
         return self
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ import csv
 import json
 from collections.abc import Iterator
 from io import StringIO
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -31,7 +31,7 @@ class SourceRow(NamedTuple):
 
 def absent(description: Description, folder: Path) -> list[str]:
     """Return the file names and patterns of a description that match nothing in a folder."""
-    return [pattern for pattern in description.files if not any(folder.glob(pattern))]
+    return [pattern for pattern in description.files if not _matches(folder, pattern)]
 
 
 def files_of(description: Description, folder: Path) -> list[Path]:
@@ -41,7 +41,7 @@ def files_of(description: Description, folder: Path) -> list[Path]:
     """
     found = []
     for pattern in description.files or ["."]:
-        for path in [folder] if pattern == "." else sorted(folder.glob(pattern)):
+        for path in _matches(folder, pattern):
             try:
                 found += table_files(path) if path.is_dir() else [path]
             except ValueError as error:
@@ -50,6 +50,11 @@ def files_of(description: Description, folder: Path) -> list[Path]:
         wanted = " or ".join(description.files) or "*.parquet"
         raise UserError(f"{folder}: has no {wanted}, the rows of {description.name}; {description.data}")
     return list(dict.fromkeys(found))
+
+
+def _matches(folder: Path, pattern: str) -> list[Path]:
+    """Return the files and folders that match a pattern; `.`, which Path.glob refuses, is the folder itself."""
+    return [folder] if PurePath(pattern) == PurePath() else sorted(folder.glob(pattern))
 
 
 def read_rows(file: Path, label: str, key: str | None) -> Iterator[SourceRow]:
