@@ -21,6 +21,7 @@ SMALLEST = 0.005
 VISIBLE = {" ": "\N{OPEN BOX}", "\n": "\N{RETURN SYMBOL}", "\t": "\N{RIGHTWARDS ARROW TO BAR}"}
 INCHES = {"panel": 3.0, "bar": 0.1, "around": 0.55, "line": 0.17}
 HEAD = 9.5  # points
+WHOSE = {"own": "own, greedy", "contrast": "own, contrastive decoding", "gt": "right answer, forced"}
 LINE = INCHES["panel"] * ACROSS - 0.3
 
 
@@ -64,7 +65,7 @@ def _figure(explained: dict, page: Sequence[dict], first: int) -> Figure:
         axes[k].set_title(f"{first + k + 1}  {visible(position['text'])}", fontsize=9.5, fontweight="bold", loc="left")
     for axis in axes[len(page) :]:
         axis.set_visible(False)
-    names = _names(explained)
+    names = signal_names(explained["setting"])
     handles = [Patch(color=colour, label=names[signal]) for signal, colour in colours.items()]
     figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=9.5)
     return figure
@@ -98,8 +99,6 @@ def _panel(axis: Axes, position: dict, tokens: list[dict], colours: dict[str, st
 
 
 def _head(explained: dict) -> list[str]:
-    setting = explained["setting"]
-    whose = {"own": "own, greedy", "contrast": "own, contrastive decoding", "gt": "right answer, forced"}
     models = run_name(Path(explained["model"]))
     if explained["teacher"]:
         models = f"student {models}, teacher {run_name(Path(explained['teacher']))}"
@@ -107,13 +106,13 @@ def _head(explained: dict) -> list[str]:
     lines = [
         f"{item}: {explained['question']} (right: {explained['gt']}); {models}",
         f"Hint: {explained['hint'] or 'none'}",
-        f"Answer ({whose[setting['answer']]}): {explained['answer']}",
+        f"Answer ({WHOSE[explained['setting']['answer']]}): {explained['answer']}",
     ]
     return [part for line in lines for part in wrapped(line, LINE, HEAD)]
 
 
-def _names(explained: dict) -> dict[str, str]:
-    setting = explained["setting"]
+def signal_names(setting: dict) -> dict[str, str]:
+    """Return the name of each signal in legends, with the settings that determine it."""
     gate = gate_name(setting.get("alpha_gate", NO_GATE), setting.get("gate_m", GATE_M))
     beta = "" if setting["plausibility"] is None else f", plausibility {setting['plausibility']:g}"
     tau = "" if setting["temperature"] == 1 else f", all at temperature {setting['temperature']:g}"

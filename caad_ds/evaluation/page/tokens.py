@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from caad_ds.evaluation.benchmarks.items import Item
-from caad_ds.evaluation.explain.token_picture import visible_tokens
+from caad_ds.evaluation.explain.token_picture import WHOSE, signal_names, visible_tokens
 from caad_ds.evaluation.report.mlflow_log import NOTE
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
@@ -49,12 +49,14 @@ def _read(file: Path, items: dict[str, Item]) -> dict:
     try:
         item = items.get(f"{explanation['id']}:{explanation['condition']}")
         question = {key: explanation[key] for key in QUESTION_KEYS}
+        names = signal_names(explanation["setting"])
         shown = {
             "id": explanation["id"],
             "condition": explanation["condition"],
             "model": run_name(Path(explanation["model"])),
             "teacher": explanation["teacher"] and run_name(Path(explanation["teacher"])),
-            "setting": explanation["setting"],
+            "whose": WHOSE[explanation["setting"]["answer"]],
+            "names": [names[signal] for signal in explanation["signals"]],
             "answer": explanation["answer"],
             "signals": explanation["signals"],
             "positions": [_position(position, explanation["signals"]) for position in explanation["positions"]],

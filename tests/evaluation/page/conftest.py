@@ -94,10 +94,11 @@ def write_tokens(folder: Path, item: Item) -> None:
     """What `explain` writes about an item."""
     tokens = [{"id": 5, "text": f" {NASTY}", "p_pos": 0.25, "p_neg": 0.125, "target": 0.75},
               {"id": 6, "text": "never", "p_pos": 0.001, "p_neg": 0.0, "target": 0.0}]  # fmt: skip
+    setting = {"answer": "gt", "contrast_alpha": 1.0, "negative": "zero_mel", "plausibility": None, "temperature": 1.0}
     content = {
         "id": item.id, "condition": item.condition, "question": item.question, "hint": item.hint,
         "gt": item.gt, "model": "runs/teacher/model", "teacher": None,
-        "setting": {"answer": "gt", "contrast_alpha": 1.0, "negative": "zero_mel"}, "answer": "word",
+        "setting": setting, "answer": "word",
         "signals": ["p_pos", "p_neg", "target"], "positions": [{"id": 5, "text": " word", "tokens": tokens}],
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,10 @@ import pytest
 
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.benchmarks.items import Item
+from caad_ds.evaluation.comparison.compare import compare
 from caad_ds.evaluation.page.report import report
 from caad_ds.evaluation.report.tables import percent
+from caad_ds.generation.decoding_settings import gate_name
 from tests.chromium import chromium
 from tests.evaluation.page.conftest import ITEMS, NASTY, SYSTEMS, make_items, make_world, write_run, write_tokens
 
@@ -196,6 +198,46 @@ def test_a_benchmark_without_conditions_has_the_matrix_of_two_systems(driver, tm
     cell.click()
     assert listed(driver) == [item.id for item, is_here in zip(items, only_a) if is_here]
     assert driver.get_log("browser") == []
+
+
+def explained_at(driver, page):
+    driver.get(page.as_uri())
+    find(driver, "#explained").click()
+    section = find(driver, "#item .tokens")
+    legend = [each.text for each in section.find_elements("css selector", ".legend span")]
+    return section.find_element("css selector", "p").text, legend
+
+
+def test_tokens_are_told_with_their_settings_as_in_the_picture(driver, world, tmp_path):
+    """With the condition only if there is one."""
+    asked, legend = explained_at(driver, world.root / "o.html")
+    assert asked == "adversarial; teacher; answer (right answer, forced): word"
+    assert legend == ["p_pos: with audio", "p_neg: without it (zero_mel)", "contrastive target, alpha 1"]
+    items = make_items(tmp_path, conditions=(None,), count=4)
+    write_run(tmp_path / "a", "a", items, np.ones((1, 4), dtype=bool), benchmark="dynamic-superb")
+    write_tokens(tmp_path / "a" / "tokens", items[2])
+    [file] = (tmp_path / "a" / "tokens").iterdir()
+    content = json.loads(file.read_text())
+    content["setting"] |= {"answer": "contrast", "plausibility": 0.1, "temperature": 2.0}
+    content["setting"] |= {"alpha_gate": "text_certainty", "gate_m": 3.0, "contrast_alpha": 1.5, "negative": "silence"}
+    file.write_text(json.dumps(content))
+    report([tmp_path / "a"], tmp_path / "o.html")
+    asked, legend = explained_at(driver, tmp_path / "o.html")
+    assert asked == "teacher; answer (own, contrastive decoding): word"
+    gate = gate_name("text_certainty", 3.0)
+    assert gate and legend[1:] == [
+        "p_neg: without it (silence)",
+        f"contrastive target, alpha 1.5{gate}, plausibility 0.1, all at temperature 2",
+    ]
+    assert driver.get_log("browser") == []
+
+
+def test_significant_differences_are_marked(page, world):
+    """As in the tables of `compare`; a star beside the cell."""
+    found = compare(world.runs)
+    texts = [each.text.split("\n")[0] for each in page.find_elements("css selector", "#scores tbody td")]
+    marked = sum(bool(figure["significant"]) for columns in found.tested.values() for figure in columns.values())
+    assert sum(text.endswith("*") for text in texts) == marked
 
 
 def test_a_long_prompt_is_a_paragraph_with_its_lines(driver, tmp_path):

@@ -22,6 +22,7 @@ from caad_ds.evaluation.comparison.compare import compare
 from caad_ds.evaluation.page.audio import PageAudio, playable
 from caad_ds.evaluation.page.data import without_folders
 from caad_ds.evaluation.page.report import in_script, report
+from caad_ds.evaluation.report.comparison_plots import PALETTE
 from caad_ds.evaluation.report.tables import percent
 from caad_ds.utils.errors import AudioError, UserError
 from tests.evaluation.page.conftest import ITEMS, NASTY, SYSTEMS, make_items, write_run, write_tokens
@@ -53,6 +54,31 @@ def test_the_cells_of_the_flip_matrices_are_the_figures_of_the_table(world, tmp_
         assert cells["shift"]["text"].split(" ")[0] == percent(shares)
         assert cells["tir_all"]["text"].split(" ")[0] == percent(np.mean(lost) / ITEMS)
         assert row["runs"] == len(runs) and cells["neutral"]["interval"].count(" to ") == 1
+
+
+def test_the_figures_that_compare_marks_are_marked(tmp_path):
+    """A system that is right half as often as the baseline, and one that is alike."""
+    items = make_items(tmp_path)
+    for name, rate in (("base", 1.0), ("worse", 0.5), ("alike", 0.98)):
+        right = np.broadcast_to(np.arange(ITEMS) < rate * ITEMS, (4, ITEMS))
+        write_run(tmp_path / name, name, items, right)
+    runs = [tmp_path / name for name in ("base", "worse", "alike")]
+    report(runs, tmp_path / "o.html", audio=False)
+    scores, tested = held(tmp_path / "o.html")["scores"], compare(runs).tested
+    for row in scores["rows"]:
+        marked = {name for name, cell in zip(scores["columns"], row["cells"], strict=True) if cell["marked"]}
+        assert marked == {name for name, figure in tested.get(row["name"], {}).items() if figure["significant"]}
+        assert {"neutral", "adversarial"} <= marked if row["name"] == "worse" else not marked
+
+
+def test_the_plot_has_the_colours_of_the_page(world, tmp_path):
+    """So that it can be read in dark mode; only the colours of the systems stay."""
+    report(world.runs, tmp_path / "o.html", audio=False)
+    [plot] = re.findall(r"<svg.*?</svg>", (tmp_path / "o.html").read_text(), re.DOTALL)
+    assert {"currentColor", "var(--card)", "var(--line)"} <= {*re.findall(r"currentColor|var\(--\w+\)", plot)}
+    found = set(re.findall(r"(?:fill|stroke): (#\w+)", plot))
+    grey = "#b2b2b2"  # is read on light and dark ground
+    assert found and found <= {colour.lower() for colour in PALETTE} | {grey}, found
 
 
 def test_every_answer_stands_beside_its_question(world, tmp_path):

@@ -66,14 +66,12 @@ function markCondition() {
   }
 }
 
-const SIGNALS = { p_pos: "p_pos: with audio", p_neg: "p_neg: without it", target: "contrastive target", student: "student" };
 const visible = (token) => token.replaceAll(" ", "\u2423").replaceAll("\n", "\u23ce").replaceAll("\t", "\u21e5");
 
 function explanation(token) {
-  const { setting } = token;
   const models = token.teacher ? `student ${token.model}, teacher ${token.teacher}` : token.model;
-  const asked = `${token.condition}; ${models}; alpha ${setting.contrast_alpha}, ${setting.negative}`;
-  const legend = token.signals.map((name, k) => element("span", {}, element("i", { class: `signal${k}` }), SIGNALS[name] ?? name));
+  const asked = [...(token.condition === null ? [] : [token.condition]), models].join("; ");
+  const legend = token.signals.map((_, k) => element("span", {}, element("i", { class: `signal${k}` }), token.names[k]));
   const strip = token.positions.map((position, place) => element("div", { class: "position", role: "listitem" },
     element("h4", {}, `${place + 1} `, apart(visible(position.text))),
     ...position.tokens.map((each) => element("div", { class: `token${each.own ? " own" : ""}` }, apart(visible(each.text)),
@@ -81,7 +79,7 @@ function explanation(token) {
         element("span", {}, element("i", { class: `signal${k}`, "--p": `${100 * p}%` })), p.toFixed(2)))))));
   return element("section", { class: "tokens" },
     element("h3", {}, "Token by token"),
-    element("p", { class: "soft" }, apart(asked), "; answer: ", apart(token.answer)),
+    element("p", { class: "soft" }, apart(asked), `; answer (${token.whose}): `, apart(token.answer)),
     element("p", { class: "soft legend" }, ...legend),
     element("div", { class: "strip", tabindex: "0", role: "list", "aria-label": "Probabilities at each token" }, ...strip));
 }
