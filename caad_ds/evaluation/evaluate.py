@@ -180,7 +180,8 @@ def _score(
             f"{folder.path}: {len(lost)} of {len(names)} items have no answer; start the same command again"
         )
     if not predictions:
-        raise UserError(f"no item could be evaluated ({rejected[0]['reason']}); fix the clips")
+        reasons = [failed[name]["reason"] for name in names if name in failed]  # of rows that could be read
+        raise UserError(f"no item could be evaluated ({(reasons or [rejected[0]['reason']])[0]}); fix the clips")
     rules: tuple[str, ...] = RULES
     if judge is not None:
         question = {item.id: item.question for item in items}
@@ -192,6 +193,7 @@ def _score(
         scores = {
             "name": setup["name"],
             "setup": setup,
+            **({} if benchmark.asked is None else {"prompt": benchmark.asked}),
             "rejected": rejected,
             "limited": benchmark.limited,
             **figures.score([predictions], complete),

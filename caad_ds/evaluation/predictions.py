@@ -168,6 +168,11 @@ class RunFolder:
         return _read(self._predictions) if self._predictions.is_file() else []
 
 
+def prompt_of(scores: dict) -> str | None:
+    """Return the form of a run's prompts; None if its benchmark has only one, or an earlier version scored it."""
+    return scores.get("prompt", scores["setup"].get("prompt"))
+
+
 def _read(file: Path) -> list[dict]:
     predictions = []
     for number, line in read_lines(file):

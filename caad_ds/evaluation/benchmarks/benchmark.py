@@ -30,6 +30,10 @@ class Benchmark(Protocol):
         """Further settings of prompts and scores that are not at their default; part of `setup.json`."""
 
     @property
+    def asked(self) -> str | None:
+        """The form of its prompts, which results name; None if there is only one. The default is not in `setup`."""
+
+    @property
     def conditions(self) -> Sequence[str | None]:
         """The conditions of each row; the first is without a hint."""
 

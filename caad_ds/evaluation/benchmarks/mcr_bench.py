@@ -27,6 +27,7 @@ from caad_ds.utils.text import each_once, is_text, read_text
 
 CATEGORY = "MCR"  # prefix of categories in a manifest
 WRAPPED = "wrapped"
+OWN = "the manifest's own"
 # The prompt of a public runner (docs/benchmarks.md); the authors publish none.
 WRAPPER = """\
 The following text provides descriptions derived from audio content. This information may be accurate, inaccurate, or \
@@ -87,6 +88,11 @@ class Benchmark:
     def setup(self) -> Mapping[str, str]:
         """The prompt, if it is not the plain one."""
         return {} if self.prompt == PLAIN else {"prompt": self.prompt}
+
+    @property
+    def asked(self) -> str:
+        """The form in which a hint precedes the question; a manifest has prompts of its own."""
+        return OWN if any(row.turns for row in self.rows) else self.prompt
 
     @property
     def items(self) -> list[Item]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from caad_ds.evaluation.figures.figures import OLDEST, Figures, figures_of
-from caad_ds.evaluation.predictions import REMEDY, RunFolder
+from caad_ds.evaluation.predictions import REMEDY, RunFolder, prompt_of
 from caad_ds.evaluation.scoring.matching import VERSION
 from caad_ds.evaluation.scoring.scores import RULES
 from caad_ds.utils.errors import UserError
@@ -43,14 +43,15 @@ def read_runs(folders: list[Path]) -> Runs:
     """Read the runs in these folders.
 
     Raises UserError if a run is unfinished or truncated, is scored by other matching rules or as other figures, is
-    given twice, is on another benchmark or other items or groups of them than the first, or differs in decoding from runs of its
-    name.
+    given twice, is on another benchmark or other items than the first, has them in other groups, or differs in decoding
+    from runs of its name.
     """
     first_setup = RunFolder(folders[0]).read_scores()["setup"]
     runs = Runs(figures_of(first_setup), first_setup.get("benchmark", OLDEST))
     setups: dict[Path, dict] = {}
     items: set[tuple[str, str]] = set()
     groups: dict[str, str] = {}  # by item
+    prompts: list[str] = []
     for path in folders:
         scores = RunFolder(path).read_scores()
         setups[path] = _checked(path, scores["setup"], setups)
@@ -68,9 +69,10 @@ def read_runs(folders: list[Path]) -> Runs:
         runs.systems.setdefault(scores["name"], []).append(predictions)
         runs.complete &= not (scores.get("limited") or scores["rejected"])
         runs.confusions.setdefault(scores["name"], []).append(scores.get("confusions", {}))
+        prompts += [prompt] if (prompt := prompt_of(scores)) else []  # earlier versions name the plain one nowhere
         if scores["rejected"]:
             runs.rejected[path] = len(scores["rejected"])
-    prompted = [f"Prompts: {first_setup['prompt']} (--prompt)."] if "prompt" in first_setup else []
+    prompted = [f"Prompts: {prompt} (--prompt)." for prompt in dict.fromkeys(prompts)]
     left_out = [f"{counted(count, 'row')} left out in {path}." for path, count in runs.rejected.items()]
     runs.notes = [
         f"Over {counted(len({name for name, _ in items}), 'item')}.",

@@ -1,7 +1,7 @@
 """The output of `evaluate` after an evaluation."""
 
 from caad_ds.evaluation.figures.figures import figures_of
-from caad_ds.evaluation.predictions import RunFolder
+from caad_ds.evaluation.predictions import RunFolder, prompt_of
 from caad_ds.evaluation.report.confusions import LEGEND as NAMED
 from caad_ds.evaluation.report.confusions import on_terminal
 from caad_ds.evaluation.report.tables import NO_INTERVAL, percent, show, show_rejected
@@ -20,9 +20,10 @@ def evaluation_rows(scores: dict) -> tuple[list[str], list[list[str]]]:
 
 def evaluation_notes(scores: dict) -> list[str]:
     """Return the notes on that table."""
-    setup = scores["setup"]
-    prompted = [PROMPTED.format(setup["prompt"])] if "prompt" in setup else []
-    return [*figures_of(setup).notes(scores), *prompted, NO_INTERVAL, *unseparated_notes(scores["inseparable"])]
+    prompt = prompt_of(scores)
+    prompted = [] if prompt is None else [PROMPTED.format(prompt)]
+    of_kind = figures_of(scores["setup"]).notes(scores)
+    return [*of_kind, *prompted, NO_INTERVAL, *unseparated_notes(scores["inseparable"])]
 
 
 def show_evaluation(scores: dict, folder: RunFolder) -> None:

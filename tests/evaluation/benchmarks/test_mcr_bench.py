@@ -194,7 +194,17 @@ def test_a_wrapped_prompt_is_the_public_runners_and_another_benchmark(conflicts,
     )
     assert fingerprint(plain) != fingerprint(wrapped) and (plain.setup, wrapped.setup) == ({}, {"prompt": "wrapped"})
     assert run() == run("--prompt", "wrapped", out="wrapped") == 0
-    assert "Prompts: wrapped" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Prompts: plain (--prompt;" in out and "Prompts: wrapped (--prompt;" in out
+    found = [json.loads((tmp_path / out / "scores.json").read_text()) for out in ("run", "wrapped")]
+    assert [scores["prompt"] for scores in found] == ["plain", "wrapped"]
+    assert [[note for note in compare([tmp_path / out]).notes if "Prompts" in note] for out in ("run", "wrapped")] == [
+        ["Prompts: plain (--prompt)."], ["Prompts: wrapped (--prompt)."],
+    ]  # fmt: skip
+    earlier = {key: value for key, value in found[0].items() if key != "prompt"}  # named the plain prompt nowhere
+    (tmp_path / "run" / "scores.json").write_text(json.dumps(earlier))
+    assert not any("Prompts" in note for note in compare([tmp_path / "run"]).notes) and run() == 0
+    assert "Prompts: plain" in capsys.readouterr().out
     setups = [json.loads((tmp_path / out / "setup.json").read_text()) for out in ("run", "wrapped")]
     assert "prompt" not in setups[0] and setups[1]["prompt"] == "wrapped"
     with pytest.raises(UserError, match=r"different prompts \(--prompt\)"):
@@ -208,5 +218,6 @@ def test_what_has_prompts_of_its_own_is_not_wrapped(tmp_path):
     lines = [row("", category=f"MCR@SER@{condition}") for condition in CONDITIONS]
     with pytest.raises(UserError, match="is a manifest, which has prompts of its own"):
         load(write_jsonl(tmp_path / "mcr", lines), prompt="wrapped")
+    assert load(tmp_path / "mcr").asked == "the manifest's own" and load(superb).asked is None
     with pytest.raises(UserError, match="is a description, which has its own"):
         load("mmar", prompt="wrapped")

@@ -32,6 +32,7 @@ class Described:
     from_hub: bool = False
 
     conditions: ClassVar[tuple[None]] = (None,)
+    asked: ClassVar[None] = None
 
     @property
     def kind(self) -> str:

@@ -38,6 +38,7 @@ class DynamicSuperb:
     setup: ClassVar[Mapping[str, str]] = {}
     prompts: ClassVar[tuple[str, ...]] = (PLAIN,)
     conditions: ClassVar[tuple[None]] = (None,)
+    asked: ClassVar[None] = None
 
     def verdicts(self, item: Item, answer: str) -> dict[str, bool]:
         """Return whether an answer is right by each matching rule."""
