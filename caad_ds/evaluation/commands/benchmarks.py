@@ -14,7 +14,13 @@ from caad_ds.utils.terminal_table import Table
 from caad_ds.utils.wording import counted
 
 ACTIONS = ("list", "check")
-ON_DISK = "found in the folder or JSONL file that --benchmark names; the CAAD authors' manifests too"
+MANIFESTS = "the CAAD authors' manifests"
+ON_DISK = {
+    "mcr-bench": "arXiv 2508.15407, the data that its authors publish; clips of ClothoAQA, MELD and VocalSound",
+    "dynamic-superb": "arXiv 2309.09510, phase 1; the data sets DynamicSuperb/<instance> on the Hugging Face hub",
+    MANIFESTS: "JSONL of either, handed on by the authors of CAAD; no public place of them is known to us",
+}
+FOUND = "found in the folder or JSONL file that --benchmark names (docs/evaluation.md)"
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -38,14 +44,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def show_benchmarks() -> None:
-    """Print the benchmarks and, for each description, the sources of its format and where to get its files."""
+    """Print the benchmarks and, for each, the sources of its format and where to get its files."""
     descriptions = [read_description(file) for file in shipped().values()]
     rows = [[description.name, description.score, description.matching] for description in descriptions]
     rows += [[kind, benchmark.figures, "label"] for kind, benchmark in KINDS.items()]
     show(Table("Benchmarks", ["name", "score", "right by the rule"], rows))
     show(
         *(line for description in descriptions for line in _sources(description)),
-        f"{', '.join(KINDS)}: {ON_DISK} (docs/evaluation.md)",
+        *(f"{name}: {source}" for name, source in ON_DISK.items()),
+        f"  {FOUND}",
     )
 
 

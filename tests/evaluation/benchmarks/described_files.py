@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import soundfile
 
 
@@ -27,6 +28,23 @@ def clip(path, k):
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(k).standard_normal(8000) * 0.1
     soundfile.write(path, noise, 16000)
+
+
+def video(path, k):
+    """An MP4 with a picture and the sound of half a second, as MELD's clips are."""
+    av = pytest.importorskip("av")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = (np.random.default_rng(k).standard_normal((1, 8000)) * 0.1).astype(np.float32)
+    with av.open(str(path), "w") as file:
+        pictures = file.add_stream("mpeg4", rate=10, width=32, height=32, pix_fmt="yuv420p")
+        sound = file.add_stream("aac", rate=16000, layout="mono")
+        for number in range(5):
+            picture = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 40 * number, np.uint8), format="rgb24")
+            file.mux(pictures.encode(picture))
+        frame = av.AudioFrame.from_ndarray(noise, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 16000, 0
+        for stream, last in ((pictures, None), (sound, frame), (sound, None)):
+            file.mux(stream.encode(last))
 
 
 def mmau(folder):
@@ -88,7 +106,8 @@ def hallucination(folder):
         clip(folder / f"audiocaps/Y{k}.wav", k)
 
 
-def meld(folder):
+def meld(folder, write=video, ending="mp4"):
+    """Clips are published as video; `write` and `ending` are for other forms."""
     header = "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season,Episode,StartTime,EndTime"
     emotions = ["surprise", "anger", "neutral", "boredom"]
     folder.mkdir()
@@ -98,7 +117,7 @@ def meld(folder):
         for k, emotion in enumerate(emotions):
             text = "“Oh, that’s so”, she said"
             lines.writerow([k + 1, text, "Mark", emotion, "positive", 0, k, 3, 19, "00:14:38,127", "00:14:40,378"])
-            clip(folder / f"output_repeated_splits_test/dia0_utt{k}.wav", k)
+            write(folder / f"output_repeated_splits_test/dia0_utt{k}.{ending}", k)
 
 
 def vocalsound(folder):

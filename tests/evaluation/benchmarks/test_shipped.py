@@ -1,6 +1,7 @@
 """Each shipped description, end to end with a random model: its published form, its figures by hand, a broken row."""
 
 import json
+import sys
 
 import pytest
 
@@ -8,7 +9,7 @@ from caad_ds import cli
 from caad_ds.evaluation.benchmarks.described.description import Description, read_description, shipped
 from caad_ds.evaluation.benchmarks.kinds import KINDS
 from caad_ds.evaluation.report.mlflow_log import chosen, flat_metrics
-from tests.evaluation.benchmarks.described_files import MINIATURES
+from tests.evaluation.benchmarks.described_files import MINIATURES, clip, meld
 
 
 def values(found, expected):
@@ -65,8 +66,26 @@ def test_check_lists_the_broken_row(name, tmp_path, capsys):
     assert f"  {bad}: " in shown.err and reason in shown.err
 
 
+def test_melds_clips_may_have_been_converted(tmp_path, capsys):
+    meld(tmp_path / "data", clip, "wav")
+    assert cli.main(["benchmarks", "check", "meld-emotion", "--data", str(tmp_path / "data")]) == 3
+    assert "meld-emotion: 3 rows can be used" in capsys.readouterr().out
+
+
+def test_melds_videos_without_the_package_that_reads_them(model_folder, tmp_path, monkeypatch, capsys):
+    meld(tmp_path / "data")
+    monkeypatch.setitem(sys.modules, "av", None)  # importing it fails
+    given = ["--model", model_folder, "--benchmark", "meld-emotion", "--data", tmp_path / "data"]
+    assert cli.main(["evaluate", *map(str, given), "--out", str(tmp_path / "run"), "--device", "cpu"]) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "an MP4 or QuickTime file" in line and "caad-ds[audio]" in line
+
+
 def test_the_list_names_them_and_their_sources(capsys):
     assert cli.main(["benchmarks"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in (*MINIATURES, *KINDS))
+    lines = {line.partition(": ")[0]: line for line in out.splitlines()}
+    assert "arXiv 2508.15407" in lines["mcr-bench"] and "arXiv 2309.09510" in lines["dynamic-superb"]
+    assert "DynamicSuperb/<instance>" in lines["dynamic-superb"] and {*KINDS, "the CAAD authors' manifests"} <= {*lines}
     assert "release MMAU-v05.15.25" in out and "github.com/kuan2jiu99/audio-hallucination" in out
