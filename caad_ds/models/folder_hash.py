@@ -32,7 +32,7 @@ def model_hash(model: str | Path) -> str:
         files[Path("encoder")] = encoder
     digest = hashlib.sha256()
     if (generation := folder / "generation_config.json").is_file():
-        ends = read_json(generation, "give a whole folder").get("eos_token_id")
+        ends = read_json(generation, "give a complete folder").get("eos_token_id")
         if ends != (config.get("llm_config") or {}).get("eos_token_id"):
             digest.update(f"eos_token_id:{ends};".encode())
     for name, path in sorted(files.items()):

@@ -78,7 +78,7 @@ class ProcessorReader(Reader):
         except Exception as error:  # another family's processor or settings may raise anything
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
             raise UserError(
-                f"{folder}: its processor is not that of a {family.model_type} ({reason}); give a whole folder"
+                f"{folder}: its processor is not that of a {family.model_type} ({reason}); give a complete folder"
             ) from error
 
     def spans(self) -> ContentParts:
@@ -164,17 +164,17 @@ def load_processor(folder: str | Path) -> Any:
     folder = Path(folder)
     for what, names in PROCESSOR_FILES.items():
         if not any(next(folder.glob(name), None) for name in names):
-            raise UserError(f"{folder}: its processor lacks {what} ({' or '.join(names)}); give a whole folder")
+            raise UserError(f"{folder}: its processor lacks {what} ({' or '.join(names)}); give a complete folder")
     try:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers may raise anything on other files
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder}: no processor there that loads ({reason}); give a whole folder") from error
+        raise UserError(f"{folder}: no processor there that loads ({reason}); give a complete folder") from error
     if feature_extractor(processor) is None or not hasattr(processor, "audio_token"):
-        raise UserError(f"{folder}: its processor files are those of no audio model; give a whole folder")
+        raise UserError(f"{folder}: its processor files are those of no audio model; give a complete folder")
     if processor.audio_token not in processor.tokenizer.get_vocab():
-        raise UserError(f"{folder}: its tokenizer has no token {processor.audio_token!r}; give a whole folder")
-    stored = read_json(folder / "tokenizer_config.json", "give a whole folder").get("chat_template")
+        raise UserError(f"{folder}: its tokenizer has no token {processor.audio_token!r}; give a complete folder")
+    stored = read_json(folder / "tokenizer_config.json", "give a complete folder").get("chat_template")
     if not stored and not any(folder.glob("chat_template.*")):
         raise UserError(f"{folder}: it has no chat template (chat_template.jinja); give an instruct model's folder")
     return processor

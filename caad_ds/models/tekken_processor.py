@@ -18,7 +18,7 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 
 MOST_WINDOWS = 80  # 40 minutes, its makers' limit for questions about audio; the LLM's positions end sooner
-WHOLE = "give a whole folder"
+WHOLE = "give a complete folder"
 SYSTEM_BESIDE_AUDIO = 13  # the version from which mistral-common takes both in one conversation
 SETTINGS = "tokenizer_config.json"  # has a trained model's settings in all families; not a file of mistral-common
 

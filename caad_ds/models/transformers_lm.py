@@ -312,12 +312,12 @@ def load(
 def check_files(family: Family, folder: Path) -> None:
     """Refuse files that transformers would silently ignore: a broken generation config, no text config."""
     if (generation := folder / "generation_config.json").is_file():
-        read_json(generation, "give a whole folder")
-    config = read_json(folder / "config.json", "give a whole folder")
+        read_json(generation, "give a complete folder")
+    config = read_json(folder / "config.json", "give a complete folder")
     own = config.get(family.part) if family.part else config
     if not isinstance(own, dict) or "text_config" not in own:
         part = f"{family.part}.text_config" if family.part else "text_config"
-        raise UserError(f"{folder}/config.json: there is no {part} in it; give a whole folder")
+        raise UserError(f"{folder}/config.json: there is no {part} in it; give a complete folder")
 
 
 def whole_config(folder: Path) -> PreTrainedConfig:
@@ -326,7 +326,7 @@ def whole_config(folder: Path) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # a family's code may raise anything on inconsistent settings
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder}: its config.json does not load ({reason}); give a whole folder") from error
+        raise UserError(f"{folder}: its config.json does not load ({reason}); give a complete folder") from error
 
 
 def own_config(family: Family, whole: PreTrainedConfig, name: str) -> PreTrainedConfig:

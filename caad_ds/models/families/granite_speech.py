@@ -89,7 +89,7 @@ class GraniteSpeechLM(TransformersLM):
 def _stored(folder: Path) -> dict[str, Any]:
     """Read the feature extractor's settings from the files of a processor."""
     for name in ("processor_config.json", "preprocessor_config.json"):
-        values = read_json(folder / name, "give a whole folder") if (folder / name).is_file() else {}
+        values = read_json(folder / name, "give a complete folder") if (folder / name).is_file() else {}
         if "melspec_kwargs" in (settings := values.get("audio_processor", values)):
             return settings
     return {}
@@ -97,7 +97,7 @@ def _stored(folder: Path) -> dict[str, Any]:
 
 def load_with_adapters(family: Family, folder: Path, dtype: torch.dtype) -> TransformersLM:
     """Load a folder's model with its adapters merged; UserError if its config names some that are missing."""
-    has = read_json(folder / "config.json", "give a whole folder").get("has_lora_adapter", True)
+    has = read_json(folder / "config.json", "give a complete folder").get("has_lora_adapter", True)
     there = [(folder / name).is_file() for name in ("adapter_config.json", "adapter_model.safetensors")]
     if not has and any(there):
         raise UserError(

@@ -25,7 +25,7 @@ class MusicReader(ProcessorReader):
         if missing := [token for token in self._around() if token not in tokenizer.get_vocab()]:
             raise UserError(
                 f"{tokenizer.name_or_path}: its tokenizer has no token {missing[0]!r}, which stands beside audio; give "
-                "a whole folder"
+                "a complete folder"
             )
         return ContentParts(self._mark, *self._around())
 

@@ -357,6 +357,6 @@ def load_tokenizer(name: str | Path, settings: TemplateSettings | None = None) -
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: no tokenizer there ({reason}); give a hub id or a folder") from error
     config = Path(name) / "config.json"
-    if config.is_file() and read_json(config, "give a whole folder").get("model_type") == SpeechLMConfig.model_type:
+    if config.is_file() and read_json(config, "give a complete folder").get("model_type") == SpeechLMConfig.model_type:
         tokenizer.init_kwargs.setdefault(FORM, PIECES)  # saved before models recorded how their ids are made
     return freeze_template(tokenizer, settings)

@@ -64,14 +64,14 @@ def unloaded_encoder(name: str | Path, taps: list[int], window_seconds: int) -> 
         extractor = WhisperFeatureExtractor.from_pretrained(name, chunk_length=window_seconds)
     except (OSError, ValueError, StrictDataclassError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{name}: no Whisper encoder that loads ({reason}); give a whole folder") from error
+        raise UserError(f"{name}: no Whisper encoder that loads ({reason}); give a complete folder") from error
     return SpeechEncoder(WhisperEncoder(config), extractor, taps)
 
 
 def config_inside(name: str | Path) -> WhisperConfig | None:
     """Return the config of the encoder among a speech model's weights in a folder; None if there is none."""
     file = Path(name) / "config.json"
-    values = read_json(file, "give a whole folder") if file.is_file() else {}
+    values = read_json(file, "give a complete folder") if file.is_file() else {}
     return WhisperConfig(**values["encoder_config"]) if values.get("encoder_config") else None
 
 

@@ -173,7 +173,7 @@ def test_a_config_without_its_language_model(copy):
     values = json.loads(file.read_text())
     del values["text_config"]
     file.write_text(json.dumps(values))
-    assert refused(auto.load, copy) == f"{file}: there is no text_config in it; give a whole folder"
+    assert refused(auto.load, copy) == f"{file}: there is no text_config in it; give a complete folder"
 
 
 @pytest.mark.parametrize("text", ['{"eos_token_id": [3', "", "[]"])
