@@ -16,7 +16,7 @@ from caad_ds.utils.wording import counted
 ACTIONS = ("list", "check")
 MANIFESTS = "the CAAD authors' manifests"
 ON_DISK = {
-    "mcr-bench": "arXiv 2508.15407, the data that its authors publish; clips of ClothoAQA, MELD and VocalSound",
+    "mcr-bench": "arXiv 2508.15407, github.com/WangCheng0116/MCR-BENCH; clips of ClothoAQA, MELD and VocalSound",
     "dynamic-superb": "arXiv 2309.09510, phase 1; the data sets DynamicSuperb/<instance> on the Hugging Face hub",
     MANIFESTS: "JSONL of either, handed on by the authors of CAAD; no public place of them is known to us",
 }
