@@ -12,7 +12,7 @@ from caad_ds.data.audio import decode
 from caad_ds.data.audio.levels import Levels, faults, longer
 from caad_ds.data.batch import Audio, Batch, joined
 from caad_ds.data.sample import Sample
-from caad_ds.generation.question import Askable, as_sample, different_clips
+from caad_ds.generation.question import Askable, as_sample
 from caad_ds.generation.question import Audio as Clip
 from caad_ds.models import negatives
 from caad_ds.models.audio_lm import AudioLM
@@ -29,6 +29,11 @@ class _EncodedClip:
     waveform: np.ndarray
     audio: Audio
     positions: int
+
+
+def different_clips(prompts: Iterable[Askable]) -> list[Clip]:
+    """Return the distinct clips of prompts, in order of appearance."""
+    return list(dict.fromkeys(clip for prompt in prompts for clip in prompt.clips))
 
 
 def length_fault(samples: int, reader: Reader) -> str | None:

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -157,8 +157,3 @@ def as_sample(prompt: Askable, answer: str | None = None) -> Sample:
         "response": answer,
     }
     return Sample(prompt.key, cast(PromptRecord, record), [])  # benchmarks validate their rows
-
-
-def different_clips(prompts: Iterable[Askable]) -> list[Audio]:
-    """Return the distinct clips of prompts, in order of appearance."""
-    return list(dict.fromkeys(clip for prompt in prompts for clip in prompt.clips))

@@ -9,7 +9,6 @@ import torch
 from deepspeed.accelerator import get_accelerator
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.utils import is_flash_attn_2_available
 
 from caad_ds.config.deepspeed_files import deepspeed_config, teacher_settings
 from caad_ds.config.objective_section import ObjectiveSection
@@ -28,7 +27,6 @@ from caad_ds.models.prompts.chat_template import TemplateSettings
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.encoder_folder import load_encoder, recorded_encoder
-from caad_ds.training.checks.finite_weights import require_finite
 from caad_ds.training.optimizer import adamw
 from caad_ds.utils.device import DTYPES
 from caad_ds.utils.errors import UserError
@@ -51,29 +49,6 @@ def _implementation(objective: ObjectiveSection, device: torch.device, *heads: L
     if objective.logits == "bfloat16" and name != "triton":
         raise UserError(f"objective.logits: bfloat16 needs the loss in Triton, here it is {choice}; set it to float32")
     return choice
-
-
-def check_attention(cfg: Config) -> None:
-    """Refuse an attention implementation that is not installed or does not support the run's precision."""
-    if cfg.run.attention != "flash_attention_2":
-        return
-    if not is_flash_attn_2_available():
-        raise UserError("run.attention: flash_attention_2 is not installed here; install flash-attn, or set it to sdpa")
-    if cfg.run.precision != "bf16":
-        raise UserError("run.attention: flash_attention_2 takes no fp32; set run.precision to bf16, or it to sdpa")
-
-
-def check_finite(cfg: Config, student: AudioLM, teacher: AudioLM | None) -> None:
-    """Refuse models with weights that are not finite: no step would ever be applied."""
-    own = cfg.student.path or cfg.student.llm
-    models: dict[str, nn.Module] = {f"student {own if isinstance(own, str) else ''}".strip(): student.module}
-    models |= {f"the {name}": module for name, module in student.modules_outside().items()}
-    if teacher is not None and cfg.teacher is not None:
-        models[f"teacher {cfg.teacher.path}"] = teacher.module
-        outside = teacher.modules_outside() if not student.shares_encoding(teacher) else {}
-        models |= {f"teacher {cfg.teacher.path}, its {name}": module for name, module in outside.items()}
-    for name, model in models.items():
-        require_finite(model.named_parameters(), name, "the file is damaged, or its training failed: use another")
 
 
 def load_teacher(cfg: Config) -> AudioLM:

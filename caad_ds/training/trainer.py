@@ -15,16 +15,15 @@ from caad_ds.config.schema import Config
 from caad_ds.data.batch import PairedBatch
 from caad_ds.data.loader import IndexedBatches, Loader, StreamBatches
 from caad_ds.data.reader import Doubtful, IndexedReader
-from caad_ds.data.sampler import ends_epoch
 from caad_ds.data.stream import LIMITS, StreamReader
 from caad_ds.distill.audio_dropout import AudioDropout
 from caad_ds.distill.row_weights import AudioAdvantage
 from caad_ds.distill.step import DistillStep, Terms, counted
-from caad_ds.distill.teacher_cache.signals import FillingTeacher
 from caad_ds.training import engines
 from caad_ds.training.batches import batch_shape, data_order, first_shard, open_data, teacher_batch
 from caad_ds.training.checkpoints.checkpoint import Checkpoints, RunState
-from caad_ds.training.checks.finite_weights import NotFinite
+from caad_ds.training.checks.attention import check_attention
+from caad_ds.training.checks.finite_weights import NotFinite, check_models
 from caad_ds.training.checks.skipped_steps import Skips, culprits, diagnosis, number_of, shown
 from caad_ds.training.checks.token_budget import TokenBudget
 from caad_ds.training.checks.usable_samples import check_lengths, check_texts
@@ -47,8 +46,9 @@ from caad_ds.training.metrics.throughput import Meter
 from caad_ds.training.optimizer import forget_gradients
 from caad_ds.training.rollouts import build_rollouts
 from caad_ds.training.schedule import learning_rate
-from caad_ds.training.teacher.build import build_teacher, publish
+from caad_ds.training.teacher.build import build_teacher
 from caad_ds.training.teacher.cache import open_cache, seen
+from caad_ds.training.teacher.filling_progress import FillingProgress
 from caad_ds.training.teacher_and_student import heads_of, load_models, pair
 from caad_ds.training.validation import validate
 from caad_ds.utils.command import is_main
@@ -85,8 +85,6 @@ class Trainer:
             self._build_engines(held)
             self.held = held.pop_all()  # a process group must not outlive its engines
         self.sums = MetricSums(device, cfg.objective)
-        self.began = 0  # steps that were done before
-        self.gone_through = self.validated = False  # all training data; all validation data
 
     # -- building ---------------------------------------------------------------------------------------------------
 
@@ -106,7 +104,7 @@ class Trainer:
         self.micro_batch, self.accumulation = batch_shape(cfg, self.world_size)
         check_deepspeed(cfg)
         engines.loss_implementation(cfg, self.device)  # raises before models are loaded
-        engines.check_attention(cfg)
+        check_attention(cfg)
         self.cache = open_cache(cfg, self.cache_seen, self.reader, self.indexed)
         self.student, self.teacher = load_models(cfg, self.device, self.cache is not None and self.cache.complete)
         self.pairing = pair(cfg, self.student, self.teacher, self.reader, self.cache)
@@ -117,7 +115,7 @@ class Trainer:
             self.heartbeat.say(f"vocabulary: {shared.size} tokens in common, of {theirs} and {ours} rows")
         for reader in self.indexed:
             check_lengths(reader, self.pairing.readers)
-        engines.check_finite(cfg, self.student, self.teacher)
+        check_models(cfg, self.student, self.teacher)
         computed = engines.loss_implementation(cfg, self.device, *heads)
         self.heartbeat.say(f"loss: {computed}")
         self.frozen = frozen_hash(self.student)
@@ -145,7 +143,8 @@ class Trainer:
         part = self.meter.clock.part
         models = self.student, self.teacher, self.cache
         teacher, placed = build_teacher(cfg, *models, self.pairing, self.unusable, self.heartbeat, held, part)
-        self.filling = teacher if isinstance(teacher, FillingTeacher) else None
+        of_run = self.pairing, self.heartbeat, self.order, self.validation_reader is not None
+        self.filling = FillingProgress.of(teacher, self.cache, *of_run)
         together = teacher_batch(cfg, placed, self.accumulation)
         rollouts = build_rollouts(cfg, *models[:2], self.pairing.shared, self.device)
         self.heartbeat.begin("building the student's engine")
@@ -213,7 +212,8 @@ class Trainer:
             self.samples = StreamBatches(self.reader, stream, self.micro_batch, self.accumulation)
         in_order = isinstance(self.reader, StreamReader)
         loader = Loader(self.samples, self.pairing, cfg.data.workers, in_order)
-        self.began = state.step
+        if self.filling is not None:
+            self.filling.began = state.step
         self.meter.restart()
         for step, read in enumerate(loader.steps(state.step, self.total_steps), state.step):
             self.heartbeat.turn_to(partial("step {}/{}: in progress".format, step + 1, self.total_steps))
@@ -280,18 +280,10 @@ class Trainer:
         return bool(stops)
 
     def _publish(self, done: int, always: bool = True) -> None:
-        """Let all ranks read the states stored in the steps that are done; if not `always`, at an epoch's end."""
-        if self.filling is None or self.cache is None:
-            return
-        self.meter.teacher_runs(self.filling.runs)
-        ends = False
-        if self.order is not None:
-            epoch = self.order.steps_per_epoch
-            ends = ends_epoch(done, epoch)
-            self.gone_through |= done // epoch > self.began // epoch  # what a resumed run read before is stored
-        if (always or ends) and self.pairing.teacher_runs:
-            whole = self.gone_through and (self.validated or self.validation_reader is None)
-            publish(self.filling, self.cache, self.pairing, self.heartbeat, whole)
+        """Let all ranks read what is in the cache; see `FillingProgress.publish`."""
+        if self.filling is not None:
+            self.meter.teacher_runs(self.filling.teacher.runs)
+            self.filling.publish(done, always)
 
     def _skip(self, done: int, read: list[PairedBatch], window: list[PairedBatch], terms: list[Terms]) -> None:
         """Find out and report why the engine skipped a step."""
@@ -321,7 +313,8 @@ class Trainer:
         self._publish(done)  # training may have stored rows of validation samples
         values, bad = validate(self.step, self.validation_reader, self.pairing, self._weight, sums, size)
         self.heartbeat.say("validation: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k != "rows"))
-        self.validated = True
+        if self.filling is not None:
+            self.filling.validated = True
         self._publish(done)
         if bad:
             self.heartbeat.say(f"validation: the loss is not finite in the batches of {shown(bad)}")

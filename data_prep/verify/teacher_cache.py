@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from caad_ds.data.index import ShardIndex
-from caad_ds.distill.teacher_cache.fillers import MARK, PARTS
+from caad_ds.distill.teacher_cache.filling_state import MARK, PARTS
 from caad_ds.distill.teacher_cache.layout import HEAD, KEY, Layout, read_head, read_key, stored_layout
 from caad_ds.distill.teacher_cache.segments import (
     INDEX,

@@ -14,7 +14,7 @@ from caad_ds.data.instructions import Instructions, ask, hint
 from caad_ds.evaluation.scoring.matching import matches_strictly
 from caad_ds.utils.errors import UserError
 from data_prep import conflict_benchmark, describe, split
-from data_prep.stage1.engines.settings import textual_messages
+from data_prep.stage1.textual_messages import textual_messages
 from tests.data_prep.instruction_files import DEMO, FILES
 from tests.data_prep.lines import read
 from tests.tolerance import sampling

@@ -8,8 +8,9 @@ from torch import Tensor
 from caad_ds.data.batch import len_of
 from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.teacher_check.prefix_tree import can_share
+from caad_ds.generation.clips import different_clips
 from caad_ds.generation.model import Model
-from caad_ds.generation.question import Audio, different_clips
+from caad_ds.generation.question import Audio
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 
 

@@ -8,8 +8,9 @@ import torch
 from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
 from caad_ds.evaluation.teacher_check.prefix_tree import Ids
+from caad_ds.generation.clips import different_clips
 from caad_ds.generation.model import Model
-from caad_ds.generation.question import as_sample, different_clips
+from caad_ds.generation.question import as_sample
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.prompts.prompt_encoder import Encoded
 from caad_ds.utils.errors import UserError

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from caad_ds.config.schema import Config
 from caad_ds.distill.signal import TeacherSignal
+from caad_ds.models.audio_lm import AudioLM
 from caad_ds.utils.errors import UserError
 
 Named = Iterable[tuple[str, Tensor]]
@@ -47,3 +49,16 @@ def own_optimizer(engine: Any) -> Iterator[tuple[str, Tensor]]:
     for parameter, states in adam.state.items():
         yield "the optimizer's weights", parameter.detach()
         yield from ((f"the optimizer's {name}", state) for name, state in states.items() if torch.is_tensor(state))
+
+
+def check_models(cfg: Config, student: AudioLM, teacher: AudioLM | None) -> None:
+    """Refuse models with weights that are not finite: no step would ever be applied."""
+    own = cfg.student.path or cfg.student.llm
+    models: dict[str, nn.Module] = {f"student {own if isinstance(own, str) else ''}".strip(): student.module}
+    models |= {f"the {name}": module for name, module in student.modules_outside().items()}
+    if teacher is not None and cfg.teacher is not None:
+        models[f"teacher {cfg.teacher.path}"] = teacher.module
+        outside = teacher.modules_outside() if not student.shares_encoding(teacher) else {}
+        models |= {f"teacher {cfg.teacher.path}, its {name}": module for name, module in outside.items()}
+    for name, model in models.items():
+        require_finite(model.named_parameters(), name, "the file is damaged, or its training failed: use another")

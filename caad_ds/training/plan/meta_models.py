@@ -265,3 +265,19 @@ def numel(module: nn.Module | None, trained: bool = False) -> int:
     if module is None:
         return 0
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained)
+
+
+def parts_of(model: MetaModel, trained: bool = False) -> dict[str, float]:
+    """Count weights by part; a tied head counts as embedding; `other` is neither encoder, connector, LLM nor head."""
+    lm = model.lm
+    layer = lm.generator.get_output_embeddings()
+    tied = layer.weight is lm.generator.get_input_embeddings().weight
+    head = 0 if tied else numel(layer, trained)
+    connector = numel(lm.connector, trained)
+    inside = any(part is lm.connector for part in lm.tower.modules())
+    encoder = numel(lm.tower, trained) - (connector if inside else 0)
+    own = any(part is layer for part in lm.decoder.modules())
+    llm = numel(lm.decoder, trained) - (head if own else 0)
+    total = numel(lm.module, trained) + sum(numel(part, trained) for part in lm.modules_outside().values())
+    parts: dict[str, float] = {"encoder": encoder, "connector": connector, "llm": llm, "head": head}
+    return parts | {"other": total - sum(parts.values()), "total": total}

@@ -16,8 +16,8 @@ from caad_ds.training.plan.files import cache_forms, files, without_cache
 from caad_ds.training.plan.hours import AHEAD, Hours, hours
 from caad_ds.training.plan.memory_plan import ALONE, CACHED, FILLING, PLACEMENTS, Engines, MemoryPlan
 from caad_ds.training.plan.meta_models import (
-    MetaModel,
     numel,
+    parts_of,
     shares_encoding,
     student_of,
     teacher_described,
@@ -394,19 +394,3 @@ class _Planner:
         if self.engines.device is not None and host_gb is None:
             notes.append(f"host memory: {HOST_GIB} GiB per GPU are assumed (--host-gb)")
         return notes
-
-
-def parts_of(model: MetaModel, trained: bool = False) -> dict[str, float]:
-    """Count weights by part; a tied head counts as embedding; `other` is neither encoder, connector, LLM nor head."""
-    lm = model.lm
-    layer = lm.generator.get_output_embeddings()
-    tied = layer.weight is lm.generator.get_input_embeddings().weight
-    head = 0 if tied else numel(layer, trained)
-    connector = numel(lm.connector, trained)
-    inside = any(part is lm.connector for part in lm.tower.modules())
-    encoder = numel(lm.tower, trained) - (connector if inside else 0)
-    own = any(part is layer for part in lm.decoder.modules())
-    llm = numel(lm.decoder, trained) - (head if own else 0)
-    total = numel(lm.module, trained) + sum(numel(part, trained) for part in lm.modules_outside().values())
-    parts: dict[str, float] = {"encoder": encoder, "connector": connector, "llm": llm, "head": head}
-    return parts | {"other": total - sum(parts.values()), "total": total}

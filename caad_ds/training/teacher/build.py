@@ -13,7 +13,7 @@ from caad_ds.config.schema import Config
 from caad_ds.distill.pairing import Pairing
 from caad_ds.distill.signal import OnlineTeacher, TeacherSignal
 from caad_ds.distill.student_objective import Timed
-from caad_ds.distill.teacher_cache.signals import CachedTeacher, FillingTeacher
+from caad_ds.distill.teacher_cache.signals import CachedTeacher
 from caad_ds.loss.head import LMHead
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.training import engines
@@ -21,7 +21,7 @@ from caad_ds.training.teacher.cache import TeacherCache
 from caad_ds.training.teacher.placement import placement, swap_folder
 from caad_ds.utils.device import DTYPES
 from caad_ds.utils.progress import Heartbeat
-from caad_ds.utils.ranks import agreed, from_main
+from caad_ds.utils.ranks import agreed
 
 
 def build_teacher(
@@ -61,22 +61,6 @@ def build_teacher(
     pairing.store = filling.store
     heartbeat.say(f"teacher.cache: {len(filling.store)} samples are in {cache.folder}, what is missing is added")
     return filling, placed
-
-
-def publish(
-    filling: FillingTeacher, cache: TeacherCache, pairing: Pairing, heartbeat: Heartbeat, gone_through: bool
-) -> None:
-    """Let all ranks read what was stored so far, and stop the teacher if nothing is missing; every rank calls it.
-
-    At the end of an epoch: in the next one, and in a run that resumes there, any rank finds the samples.
-    `gone_through`: whether every sample was read. Until then the keys in the cache do not show that the teacher is not
-    needed: a sample may have changed since its key was stored, or be noted as unusable for another student.
-    """
-    filling.publish()
-    if gone_through and filling.writing and not cache.lacking():
-        from_main(cache.finish)
-        pairing.teacher_runs, filling.store.needed = False, True
-        heartbeat.say(f"teacher.cache: whole ({cache.folder}); the teacher runs no more")
 
 
 def on_device(head: LMHead) -> LMHead:

@@ -15,7 +15,7 @@ from caad_ds.config.schema import Config
 from caad_ds.data.reader import IndexedReader
 from caad_ds.data.stream import StreamReader
 from caad_ds.distill.signal import OnlineTeacher
-from caad_ds.distill.teacher_cache.fillers import MARK, WHOLE, filling, mark_of, writer_of
+from caad_ds.distill.teacher_cache.filling_state import MARK, WHOLE, filling, mark_of, writer_of
 from caad_ds.distill.teacher_cache.layout import (
     FORM,
     HEAD,

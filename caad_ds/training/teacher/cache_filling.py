@@ -14,7 +14,8 @@ from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sample import Sample
 from caad_ds.distill.teacher_cache.signals import FillingTeacher
 from caad_ds.distill.teacher_cache.store import content_of, named
-from caad_ds.training import engines
+from caad_ds.training.checks.attention import check_attention
+from caad_ds.training.checks.finite_weights import check_models
 from caad_ds.training.checks.usable_samples import check_lengths, check_texts
 from caad_ds.training.teacher.build import build_teacher
 from caad_ds.training.teacher.cache import TeacherCache, seen
@@ -52,7 +53,7 @@ class CacheFilling:
         folders = [cfg.data.train, *filter(None, [cfg.data.validation])]
         self.readers = [IndexedReader(str(folder)) for folder in folders]
         check_deepspeed(cfg)
-        engines.check_attention(cfg)
+        check_attention(cfg)
         assert self.seen is not None
         self.cache = TeacherCache(cfg, self.seen, self.readers[0], self.readers, part=self.part, refill=True)
         if is_main():
@@ -61,7 +62,7 @@ class CacheFilling:
         self.pairing = pair(cfg, self.student, self.teacher, self.readers[0], self.cache)
         for reader in self.readers:
             check_lengths(reader, self.pairing.readers)
-        engines.check_finite(cfg, self.student, self.teacher)
+        check_models(cfg, self.student, self.teacher)
 
     def run(self, batch: int) -> None:
         """Compute and store the missing samples of this part, `batch` per rank and forward."""

@@ -16,9 +16,10 @@ from data_prep.stage1.answer_checks import AnswerChecks
 from data_prep.stage1.answers import Answers
 from data_prep.stage1.engines import Answer, template
 from data_prep.stage1.engines.options import EngineOptions
-from data_prep.stage1.engines.settings import GenerationSettings, textual_messages
+from data_prep.stage1.engines.settings import GenerationSettings
 from data_prep.stage1.engines.template import TemplateEngine
 from data_prep.stage1.engines.transformers import TransformersEngine
+from data_prep.stage1.textual_messages import textual_messages
 from tests.data_prep.lines import read
 from tests.data_prep.questions import prompt, question
 

@@ -12,7 +12,7 @@ import pytest
 
 from caad_ds.data.index import ShardIndex
 from caad_ds.distill.signal import OnlineTeacher
-from caad_ds.distill.teacher_cache.fillers import MARK
+from caad_ds.distill.teacher_cache.filling_state import MARK
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer
 from data_prep.pack import pack

@@ -1,0 +1,21 @@
+"""Files and folders keep a size at which a reader finds a line."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LINES, MODULES = 400, 13
+
+
+@pytest.mark.parametrize("package", ["caad_ds", "data_prep", "examples", "benchmarks", "tests"])
+def test_no_file_is_longer_than_400_lines(package):
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / package).rglob("*.py")}
+    assert lengths and not {str(path): length for path, length in lengths.items() if length > LINES}
+
+
+@pytest.mark.parametrize("package", ["caad_ds/evaluation", "caad_ds/training", "data_prep"])
+def test_no_folder_has_more_than_about_12_modules(package):
+    folders = [ROOT / package, *(path for path in (ROOT / package).rglob("*") if path.is_dir())]
+    counts = {str(folder): len([path for path in folder.glob("*.py") if path.stem != "__init__"]) for folder in folders}
+    assert max(counts.values()) > 1 and not {name: count for name, count in counts.items() if count > MODULES}
