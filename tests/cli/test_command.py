@@ -56,7 +56,7 @@ def test_a_users_mistake_is_one_line_and_status_2(failing, capsys):
     ("report RUN --out o.html --embed-mb x", "--embed-mb: invalid megabytes value: 'x'"),
     ("prep pseudo-gt --temperature x", "--temperature: invalid at least 0 value: 'x'"),
 ])  # fmt: skip
-def test_a_value_that_does_not_parse_is_told_without_a_private_name(command, said, capsys, tmp_path):
+def test_a_value_that_does_not_parse_is_reported_without_a_private_name(command, said, capsys, tmp_path):
     assert cli.main([str(tmp_path) if word == "RUN" else word for word in command.split()]) == 2
     assert said in capsys.readouterr().err
 

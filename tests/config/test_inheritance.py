@@ -106,7 +106,7 @@ def test_a_base_that_is_none_names_both_files(files, contents, expected):
         ({"data": None}, {}, "own.yaml: data: Input should be"),
     ],
 )
-def test_a_mistake_is_told_with_the_file_that_holds_it(files, own, base, message):
+def test_a_mistake_is_reported_with_the_file_that_holds_it(files, own, base, message):
     root = files(own={"base": "base.yaml"} | own, base=BASE | base)
     assert f"{root / message}" in refusal(root / "own.yaml")
 

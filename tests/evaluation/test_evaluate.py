@@ -30,7 +30,7 @@ def test_predictions_and_scores(run, tmp_path, capsys):
     assert "adversarial" in out and "28/28" in err
 
 
-def test_a_clip_that_training_would_not_take_is_asked_about_and_told(run, tmp_path, conflicts, capsys):
+def test_a_clip_that_training_would_not_take_is_asked_about_and_reported(run, tmp_path, conflicts, capsys):
     soundfile.write(conflicts / "gender" / "audio" / "0.wav", np.zeros(8_000), 16_000)
     soundfile.write(conflicts / "noise" / "audio" / "1.wav", np.zeros(8_000), 16_000)
     assert run() == 0
@@ -70,7 +70,7 @@ def test_a_clip_is_known_by_its_bytes(run, conflicts, tmp_path):
     }  # fmt: skip
 
 
-def test_options_that_a_rule_cannot_separate_are_told(run, conflicts, tmp_path, capsys):
+def test_options_that_a_rule_cannot_separate_are_reported(run, conflicts, tmp_path, capsys):
     file = conflicts / "noise" / "noise.json"
     rows = json.loads(file.read_text())
     for row, gt in zip(rows, ("-5 dB", "5 dB", "rock/pop"), strict=True):
@@ -351,7 +351,7 @@ def interrupt(*args, **kwargs):
     raise KeyboardInterrupt
 
 
-def test_tasks_of_slurm_that_do_not_know_of_each_other_are_told(run, monkeypatch, capsys):
+def test_tasks_of_slurm_that_do_not_know_of_each_other_are_reported(run, monkeypatch, capsys):
     monkeypatch.setenv("SLURM_NTASKS", "2")
     run()
     assert "SLURM_NTASKS is 2, but WORLD_SIZE is not set" in capsys.readouterr().err

@@ -159,7 +159,7 @@ def test_shuffled_names_what_it_lacks(parts, samples):
         alone(samples[0], 0)
 
 
-def test_an_unknown_negative_is_told_with_the_known_ones():
+def test_an_unknown_negative_is_reported_with_the_known_ones():
     with pytest.raises(UserError, match=r"negative 'hum': not known; use one of zero_mel, .*shuffled"):
         negatives.find("hum")
 

@@ -35,7 +35,7 @@ def test_what_the_user_names_is_before_mlflows_variables_and_those_before_the_de
     )  # fmt: skip
 
 
-def test_an_experiment_id_that_is_not_read_is_told(monkeypatch):
+def test_an_experiment_id_that_is_not_read_is_reported(monkeypatch):
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", "7")
     assert "MLFLOW_EXPERIMENT_ID not" in str(Target.of(None, None))

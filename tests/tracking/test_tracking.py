@@ -232,7 +232,7 @@ def test_a_store_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
     assert MlflowClient(f"sqlite:///{file}").search_experiments()
 
 
-def test_half_made_tables_are_told_with_what_to_do(uri, caplog):
+def test_half_made_tables_are_reported_with_what_to_do(uri, caplog):
     with sqlite3.connect(uri.removeprefix("sqlite:///")) as store:
         # As a process leaves them that was killed in MLflow's migration a8c4a736bde6 of a new file.
         store.execute("CREATE TABLE _alembic_tmp_latest_metrics (key TEXT)")

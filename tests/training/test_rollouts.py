@@ -253,7 +253,7 @@ def by_heart(world, tmp_path) -> Path:
     return tmp_path / "by_heart"
 
 
-def test_what_is_drawn_is_counted_and_a_collapse_is_told(world, tmp_path):
+def test_what_is_drawn_is_counted_and_a_collapse_is_reported(world, tmp_path):
     file = drawing(world, tmp_path / "out", 1, on_policy={"max_new_tokens": 1})
     printed = train(file, 1)
     for name in ("length", "given", "ended", "empty", "longer", "distinct", "same", "entropy", "tokens", "token_share"):
@@ -268,7 +268,7 @@ def test_what_is_drawn_is_counted_and_a_collapse_is_told(world, tmp_path):
     assert "(100% are empty)" in run.output()
 
 
-def test_answers_that_collapse_or_never_end_are_told_with_their_numbers():
+def test_answers_that_collapse_or_never_end_are_reported_with_their_numbers():
     settings = OnPolicySection(max_new_tokens=50)
     healthy = {"length": 20.0, "given": 20.0, "ended": 0.9, "empty": 0.0, "distinct": 0.8, "entropy": 1.0}
     changed = [{}, {"length": 4.0, "empty": 0.5}, {"entropy": 0.001, "distinct": 0.1}, {"ended": 0.0}]

@@ -56,7 +56,7 @@ def test_several_ranks_refuse_a_path_where_they_can_agree(tmp_path, monkeypatch)
         assert check(str(tmp_path / "absent")) == tmp_path / "absent"
 
 
-def test_a_hub_id_is_told_from_a_path(tmp_path, monkeypatch):
+def test_a_hub_id_is_distinguished_from_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(make(tmp_path, "runs/caad/config.json"))
     assert is_hub_id("organisation/name") and model_folder("organisation/name") == Path("organisation/name")
     for path in ("runs/caad", "runs/absent", "name", "./a/b", "/a", "~/a", "a/b/c", "organisation/"):

@@ -36,7 +36,7 @@ def test_a_module_and_a_name_in_it():
         (".", "it cannot be imported ("),
     ],
 )
-def test_what_is_wrong_is_told_in_a_line(name, expected):
+def test_what_is_wrong_is_reported_in_a_line(name, expected):
     with pytest.raises(UserError) as caught:
         plugin_module("thing", name, "package", ["a", "b"], ["load", "KEYS"])
     message = str(caught.value)

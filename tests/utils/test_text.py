@@ -97,7 +97,7 @@ def test_utf_16_is_an_error_that_names_it(kind, encoding, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_bytes_that_are_not_utf_8_are_told_with_file_and_line(tmp_path):
+def test_bytes_that_are_not_utf_8_are_reported_with_file_and_line(tmp_path):
     path = tmp_path / "a.txt"
     for end in (b"\n", b"\r\n", b"\r"):
         path.write_bytes(b"one" + end + b"caf\xe9" + end)

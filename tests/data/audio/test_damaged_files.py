@@ -95,7 +95,7 @@ def test_lengths_that_are_right_are_believed(tmp_path):
         assert decode.examine(path).seconds == 1.0
 
 
-def test_samples_that_go_on_after_the_header_says_are_told(tmp_path):
+def test_samples_that_go_on_after_the_header_says_are_reported(tmp_path):
     """A recorder that writes its header now and then."""
     (tmp_path / "a.wav").write_bytes(wav(SECOND.tobytes(), None, 8_000))
     for read_it in (decode.examine, decode.load, decode.measured_pcm16):

@@ -236,7 +236,7 @@ def test_mistakes_in_the_classes_are_named_before_anything_is_measured(tmp_path,
         ),
     ],
 )
-def test_mistakes_of_the_user_are_told_in_one_line(tmp_path, manifest, annotate, arguments, message):
+def test_mistakes_of_the_user_are_reported_in_one_line(tmp_path, manifest, annotate, arguments, message):
     status, printed, err = annotate("--manifest", manifest, *(argument.format(tmp_path) for argument in arguments))
     assert status == 2 and printed == "" and len(err.splitlines()) == 1 and message in err
 

@@ -45,7 +45,7 @@ def test_an_option_is_known_as_number_boolean_and_text(written, values, tmp_path
      ("~", "nothing"), ("1.10", "1.1"), ("010", "8"), ("0x1F", "31"), ("1_000", "1000"), ("12:30:00", "45000"),
      ("1:30", "90"), ("2019-1-1 10:00:00", "2019-01-01 10:00:00"), ("1.", "1.0"), ("+1", "1"), (".inf", "Infinity")],
 )  # fmt: skip
-def test_what_yaml_makes_another_value_of_is_told_with_the_quotes_that_are_missing(written, read, tmp_path):
+def test_what_yaml_makes_another_value_of_is_reported_with_the_quotes_that_are_missing(written, read, tmp_path):
     pattern = r"i\.yaml: .*YAML reads {} as {}.*; write it in quotes: \"{}\" in line 6".format(
         *(re.escape(text) for text in (written, read, written))
     )

@@ -323,7 +323,7 @@ def test_the_source_is_not_written_over(tmp_path, write_lines, tone, prep):
     assert listing.read_bytes() == before
 
 
-def test_a_part_that_takes_the_id_of_another_record_is_told(tmp_path, write_lines, tone, prep):
+def test_a_part_that_takes_the_id_of_another_record_is_reported(tmp_path, write_lines, tone, prep):
     tone("long.wav", 2.0), tone("a.wav")
     listing = write_lines("own.jsonl", [{"id": "x", "audio": "long.wav"}, {"id": "x-s0", "audio": "a.wav"}])
     out = tmp_path / "out.jsonl"

@@ -135,7 +135,7 @@ def test_a_tsv_of_common_voice_is_read_with_its_quotes(tmp_path, data, ingest):
         ("path,file_name", (), "columns 'path' and 'file_name' may both name the audio; choose one by --map audio="),
     ],
 )
-def test_what_cannot_be_mapped_is_told_with_the_columns_that_are_there(header, arguments, reason, data, ingest):
+def test_what_cannot_be_mapped_is_reported_with_the_columns_that_are_there(header, arguments, reason, data, ingest):
     (data / "a.csv").write_text(f"{header}\nb.wav,b.wav\n")
     found = ingest("csv", data / "a.csv", *(("--map", *arguments) if arguments else ()))
     assert found.status == 2 and reason in found.error and "a.csv line 2" in found.error

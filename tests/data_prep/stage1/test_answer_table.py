@@ -106,7 +106,7 @@ def test_merged_parts_give_the_same_table(described_manifest, prep, tmp_path, ca
     assert tables[0] == tables[1]
 
 
-def test_very_many_wordings_are_told_apart_up_to_a_limit(monkeypatch, capsys, tmp_path):
+def test_very_many_wordings_are_distinguished_up_to_a_limit(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(answer_table, "MOST", 50)
     table = answer_table.AnswerTable()
     for number in range(200):

@@ -300,7 +300,7 @@ def test_mistakes_of_the_user_are_named(ask, capsys, options, expected):
     assert expected in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_no_password_of_a_url_is_told(start_server, ask, capsys):
+def test_no_password_of_a_url_is_reported(start_server, ask, capsys):
     server = start_server(lambda *_: (401, {}, {"error": {"message": "no"}}))
     assert ask(server.url.replace("//", "//me:SECRET@"), "--concurrency", 1) == 2
     assert ask("http://me:SECRET/@host/v1") == 2
@@ -308,7 +308,7 @@ def test_no_password_of_a_url_is_told(start_server, ask, capsys):
     assert "[hidden]@127.0.0.1" in err and "--base-url: it must be a URL" in err and "SECRET" not in err
 
 
-def test_a_key_that_no_header_takes_is_told_and_not_shown(ask, capsys, monkeypatch):
+def test_a_key_that_no_header_takes_is_reported_and_not_shown(ask, capsys, monkeypatch):
     monkeypatch.setenv("MY_KEY", "sk-cut\n")
     assert ask("http://127.0.0.1:9/v1", "--api-key-env", "MY_KEY") == 2
     err = capsys.readouterr().err

@@ -144,7 +144,7 @@ def test_broken_settings_are_named(tmp_path, described, prep, text):
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no /dev/full, which is always full, on this system")
-def test_a_full_disk_is_told_in_one_line(tmp_path):
+def test_a_full_disk_is_reported_in_one_line(tmp_path):
     with pytest.raises(UserError, match=f"no space left for {tmp_path}: free some or write elsewhere"):
         with step_journal(tmp_path / "answered.jsonl", {}) as journal:
             journal._file = open(FULL, "ab")

@@ -99,7 +99,7 @@ def test_speakers_apart_are_no_fault_and_another_column_can_be_asked_for(form, r
     assert status == 1 and f"{path}: it cannot be compared by 'house': the shards have no such metadata" in said
 
 
-def test_that_nothing_could_be_compared_is_told(records, held_out, verify):
+def test_that_nothing_could_be_compared_is_reported(records, held_out, verify):
     path = held_out("manifest", [{**record, "metadata": {}} for record in records[8:]])
     status, said = verify("--against", path)
     assert status == 0 and f"speakers not compared with {path}: no column speaker, speaker_id" in said

@@ -80,7 +80,7 @@ def edit(path, change):
     path.write_text(json.dumps(values))
 
 
-def test_a_sound_cache_has_no_fault_and_its_figures_are_told(cache, verify):
+def test_a_sound_cache_has_no_fault_and_its_figures_are_reported(cache, verify):
     status, lines = verify()
     size = sum(path.stat().st_size for path in cache.glob("*.rows"))
     rows = sum(ROWS.values())
@@ -191,7 +191,7 @@ def _fails(monkeypatch, cache, name):
     ids=["index", "rows"],
 )
 @pytest.mark.parametrize("damaged", [False, True], ids=["alone", "beside damage"])
-def test_what_cannot_be_read_is_told_and_never_dropped(name, faults, kept, damaged, cache, verify, monkeypatch):
+def test_what_cannot_be_read_is_reported_and_never_dropped(name, faults, kept, damaged, cache, verify, monkeypatch):
     if damaged:
         flip(cache / "00001-000000.rows", 0)
     before = {path.name: path.read_bytes() for path in cache.iterdir()}
@@ -259,7 +259,7 @@ def test_a_file_of_something_else_is_named_and_kept(cache, verify):
     assert (cache / "notes.txt").exists()
 
 
-def test_a_sample_that_two_ranks_have_stored_is_told_and_no_fault(cache, verify):
+def test_a_sample_that_two_ranks_have_stored_is_reported_and_no_fault(cache, verify):
     fill(cache, ["s1"], writer="00002")
     status, lines = verify()
     assert status == 0 and "1 sample is in two segments; the first is read" in lines

@@ -83,7 +83,7 @@ def edit_index(folder: Path, change) -> None:
     (folder / "index.json").write_text(json.dumps(content))
 
 
-def test_a_sound_folder_has_no_fault_and_its_figures_are_told(shards, manifest, verify):
+def test_a_sound_folder_has_no_fault_and_its_figures_are_reported(shards, manifest, verify):
     index = ShardIndex.load(shards)
     status, lines = verify(shards, "--manifest", manifest)
     seconds = np.array([entry.seconds for entry in index.samples])

@@ -175,7 +175,7 @@ def test_jsonl_beside_tables_is_ambiguous(tmp_path):
     assert len(load(tmp_path / "test.jsonl").items) == 1
 
 
-def test_kinds_are_told_apart(tmp_path, conflicts):
+def test_kinds_are_distinguished(tmp_path, conflicts):
     with pytest.raises(UserError, match="no such folder"):
         load(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()

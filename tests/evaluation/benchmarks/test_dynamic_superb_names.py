@@ -128,7 +128,7 @@ def test_names_of_the_first_release_are_those_of_today():
     )
 
 
-def test_an_older_name_counts_and_an_unknown_one_is_told_with_what_it_resembles(tmp_path):
+def test_an_older_name_counts_and_an_unknown_one_is_reported_with_what_it_resembles(tmp_path):
     write_parquet(tmp_path, "NoiseDetectiongaussian_LJSpeechMusan", table(2))
     lines = [
         row("EnvironmentalSoundClassification_AnimalsESC50"),

@@ -207,7 +207,7 @@ def test_mistakes_and_bad_clips(explain, conflicts, model_folder, tmp_path, caps
     assert "pictures and numbers of 1 item " in said.out
 
 
-def test_a_row_that_was_rejected_is_told_with_its_reason(explain, conflicts, capsys):
+def test_a_row_that_was_rejected_is_reported_with_its_reason(explain, conflicts, capsys):
     rows = json.loads((conflicts / "gender" / "gender.json").read_text())
     del rows[2]["gt"]
     (conflicts / "gender" / "gender.json").write_text(json.dumps(rows))
@@ -236,7 +236,7 @@ def test_more_tokens_than_there_are(explain, tmp_path):
     assert len(position["tokens"]) == 40, "the whole vocabulary"
 
 
-def test_tokens_of_byte_level_bpe_are_told_as_text():
+def test_tokens_of_byte_level_bpe_are_reported_as_text():
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {symbol: i for i, symbol in enumerate([*symbols, "Ġm", "Ċ!"])}
     tokenizer = Tokenizer(models.BPE(vocabulary, [("Ġ", "m"), ("Ċ", "!")]))

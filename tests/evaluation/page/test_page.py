@@ -208,7 +208,7 @@ def explained_at(driver, page):
     return section.find_element("css selector", "p").text, legend
 
 
-def test_tokens_are_told_with_their_settings_as_in_the_picture(driver, world, tmp_path):
+def test_tokens_are_reported_with_their_settings_as_in_the_picture(driver, world, tmp_path):
     """With the condition only if there is one."""
     asked, legend = explained_at(driver, world.root / "o.html")
     assert asked == "adversarial; teacher; answer (right answer, forced): word"
@@ -318,7 +318,7 @@ def test_everything_is_reached_by_keyboard(page, world):
     assert page.switch_to.active_element.get_attribute("id") == "list"
 
 
-def test_names_and_roles_are_told(page):
+def test_names_and_roles_are_reported(page):
     unnamed = """
       const named = (each) => each.getAttribute("aria-label") || each.labels?.length || each.textContent.trim();
       return [...document.querySelectorAll("button, select, input, audio, [role=listbox], [role=region]")]

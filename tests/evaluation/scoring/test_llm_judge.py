@@ -123,7 +123,7 @@ def test_an_endpoint_that_dies_keeps_what_was_judged(run, endpoint, tmp_path, ca
     assert len(endpoint.prompts) == len(set(endpoint.prompts)) + 1
 
 
-def test_no_part_of_a_secret_is_told(run, endpoint, capsys):
+def test_no_part_of_a_secret_is_reported(run, endpoint, capsys):
     endpoint.fails_after, endpoint.status, endpoint.error = 0, 401, "x" * 150 + KEY
     url = endpoint.url.replace("//", "//me:SECRET@")
     judge = ["--judge-base-url", url, "--judge-model", "big", "--judge-api-key-env", "JUDGE_KEY"]
@@ -136,7 +136,7 @@ def test_no_part_of_a_secret_is_told(run, endpoint, capsys):
 @pytest.mark.parametrize(
     "url", ["", "host/v1", "localhost:1/v1", "http://[::1", "http://me:SECRET/@host/v1", "http://"]
 )
-def test_what_is_no_url_is_told_before_the_first_answer_and_not_shown(run, tmp_path, capsys, url):
+def test_what_is_no_url_is_reported_before_the_first_answer_and_not_shown(run, tmp_path, capsys, url):
     assert run("--debug", judge=["--judge-base-url", url, "--judge-model", "big"]) == 2
     err = capsys.readouterr().err
     assert "--judge-base-url: no URL; give one such as https://host/v1" in err and "SECRET" not in err
@@ -144,7 +144,7 @@ def test_what_is_no_url_is_told_before_the_first_answer_and_not_shown(run, tmp_p
 
 
 @pytest.mark.parametrize("key", ["sk-“quoted”", "sk-cut\n", "sk-\x7f"])
-def test_a_key_that_no_header_takes_is_told_and_not_shown(run, tmp_path, capsys, monkeypatch, key):
+def test_a_key_that_no_header_takes_is_reported_and_not_shown(run, tmp_path, capsys, monkeypatch, key):
     monkeypatch.setenv("JUDGE_KEY", key)
     assert run() == 2
     err = capsys.readouterr().err
@@ -166,7 +166,7 @@ def test_a_key_that_no_header_takes_is_told_and_not_shown(run, tmp_path, capsys,
         ("null", "application/json"),
     ],
 )
-def test_what_is_no_chat_completion_is_told(tmp_path, endpoint, body, type):
+def test_what_is_no_chat_completion_is_reported(tmp_path, endpoint, body, type):
     endpoint.body, endpoint.type = body.encode(), type
     judge = Judge("big", endpoint.url, KEY, 1, tmp_path / "judge.jsonl")
     with pytest.raises(UserError, match="its reply is no chat completion; does the URL end in /v1"):
@@ -205,7 +205,7 @@ def test_user_mistakes(run, endpoint, capsys, monkeypatch):
     assert endpoint.prompts == []
 
 
-def test_a_missing_client_is_told_before_the_first_answer(run, tmp_path, capsys, monkeypatch):
+def test_a_missing_client_is_reported_before_the_first_answer(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)  # what an import of a missing package meets
     assert run() == 2
     assert "pip install 'caad-ds[openai]'" in capsys.readouterr().err

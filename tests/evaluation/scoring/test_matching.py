@@ -77,7 +77,7 @@ COLLAPSED = [
 
 
 @pytest.mark.parametrize("options", COLLAPSED[:-2] + COLLAPSED[-1:], ids=str)
-def test_options_that_normalisation_collapses_are_told_apart(options):
+def test_options_that_normalisation_collapses_are_distinguished(options):
     """By every rule but the published one, which takes each for each."""
     for label in options:
         for said in options:

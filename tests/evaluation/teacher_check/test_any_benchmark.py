@@ -75,7 +75,7 @@ def made_up(contrast):
     (36, 1.0, "Take negative silence with alpha 1: on rooms neutral 75.0 -> 90.0."),
     (30, 0.0, "no contrast raises accuracy on what the teacher hears"),
 ])  # fmt: skip
-def test_without_hints_a_contrast_is_chosen_by_accuracy_and_a_bias_is_not_told(contrast, alpha, said, monkeypatch):
+def test_without_hints_a_contrast_is_chosen_by_accuracy_and_a_bias_is_not_reported(contrast, alpha, said, monkeypatch):
     attribute = made_up(contrast)
     attribute.likelihoods[POS][24:30] *= -1  # 30 right: above chance
     verdict = judge([attribute], {signal: figures([attribute], signal) for signal in (POS, NEG, CONTRAST)})

@@ -225,6 +225,6 @@ def test_a_model_reads_its_own_config(tokenizer, speech_encoder, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["data/demo/encoder-7", "./encoder", "/nowhere/encoder"])
-def test_a_folder_that_is_not_there_is_told_as_such(name):
+def test_a_folder_that_is_not_there_is_reported_as_missing(name):
     with pytest.raises(UserError, match="no such folder, expected a Whisper encoder"):
         load_encoder(name, [0], 1)

@@ -124,7 +124,7 @@ def test_earlier_turns_and_a_system_text_are_in_the_prompt(client):
     assert [each - lengths[0] for each in lengths] == [0, 5, 2]
 
 
-def test_doubtful_audio_is_told_beside_its_answer(client):
+def test_doubtful_audio_is_reported_beside_its_answer(client):
     silent = written(np.zeros(8000, np.float32))
     warnings = ["clip 2: silent: all its samples are alike, but for rounding or dither"]
     assert client.chat.completions.create(**asking(QUESTION, ONE, silent)).caad == {"warnings": warnings}

@@ -45,7 +45,7 @@ def alive(served, model):
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_a_request_that_cannot_be_answered_is_told_why(served, what):
+def test_a_request_that_cannot_be_answered_gets_the_reason(served, what):
     content, message = REFUSED[what]
     assert message in refusal(served.post(content), 400)
 

@@ -292,7 +292,7 @@ def test_a_teacher_with_a_weight_that_is_not_finite_is_refused_before_training(w
     )
 
 
-def test_a_validation_loss_that_is_not_finite_is_told_and_is_never_the_best(world, tmp_path):
+def test_a_validation_loss_that_is_not_finite_is_reported_and_is_never_the_best(world, tmp_path):
     out = tmp_path / "out"
     file = config(
         world,

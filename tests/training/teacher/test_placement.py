@@ -37,7 +37,7 @@ def test_the_fastest_placement_that_fits_and_why(changes, nvme, placed):
     assert f"{memory.device_free / 1e9:.1f} GB are free on the fullest device" in reason
 
 
-def test_no_place_is_told_with_the_way_out():
+def test_no_place_is_reported_with_the_way_out():
     with pytest.raises(UserError, match=r"18\.0 GB of the host either; set teacher\.nvme_path, or use more ranks"):
         choose(replace(PAPER, device_free=24 * GB, host_free=18 * GB), nvme=False)
     with pytest.raises(UserError, match=r"even without the teacher's weights a rank needs 9\.0 GB"):

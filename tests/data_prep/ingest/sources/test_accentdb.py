@@ -1,7 +1,7 @@
 """AccentDB: accent and speaker are the names of folders."""
 
 
-def test_a_clip_is_told_by_its_folders(corpus, ingest):
+def test_a_clip_is_recognised_by_its_folders(corpus, ingest):
     corpus("data/british/speaker_01/british_s01_176.wav")
     corpus("data/bangla/speaker_02/bangla_s02_001.wav")
     corpus("data/.DS_Store", "x")

@@ -54,7 +54,7 @@ def test_an_utterance_has_its_label_text_and_the_one_who_speaks(iemocap, ingest)
     assert "emotion" not in third["metadata"] and third["metadata"]["valence"] == "2.5/5"
 
 
-def test_scripted_dialogue_is_told_by_its_name(corpus, ingest):
+def test_scripted_dialogue_is_recognised_by_its_name(corpus, ingest):
     name = "Ses05M_script01_1b_F010"
     corpus("Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav")
     corpus(f"Session5/sentences/wav/Ses05M_script01_1b/{name}.wav")
