@@ -1,7 +1,7 @@
 """`caad-ds cache-teacher` on two ranks that are killed inside writes, and on a disk that is full."""
 
 import random
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,9 @@ from tests.command import run_command
 from tests.training.disk import remount
 from tests.training.launching import Run
 from tests.training.teacher.in_process import batch_dependent, rows_of, with_cache
-from tests.training.teacher.ranks import die_in_writing, full_on_one
+from tests.training.teacher.kills import WAIT, kill_at_random, killed
+from tests.training.teacher.ranks import full_on_one
 
-WAIT = 300
 # Rows of a sample by itself: after a kill the missing samples form other batches, whose rounding differs.
 ARGUMENTS = ("--batch", "1")
 MOMENTS = ["rows:3", "index:0", "rows:0", "rows:7"]
@@ -33,19 +33,6 @@ def finish(file: Path) -> None:
     assert started.wait(WAIT) == [0, 0], started.output()
 
 
-def killed(file: Path, rank: int, at: str) -> bool:
-    """Whether a rank was killed where it should be, and the others with it, as a launcher does."""
-    started = run(file, die_in_writing, DIES=str(rank), AT=at)
-    end = time.monotonic() + WAIT
-    while all(process.is_alive() for process in started.processes) and time.monotonic() < end:
-        time.sleep(0.01)
-    hit = started.processes[rank].exitcode == -9
-    for process in started.processes:
-        process.kill()
-    started.wait(WAIT)
-    return hit
-
-
 @pytest.fixture(scope="module")
 def undisturbed(world, tmp_path_factory) -> dict[str, str]:
     """The rows of a cache that was filled without a kill."""
@@ -57,7 +44,7 @@ def undisturbed(world, tmp_path_factory) -> dict[str, str]:
 def test_kills_inside_writes(world, undisturbed, tmp_path):
     """Inside the rows of a segment, and between its rows and its index."""
     file = with_cache(world, tmp_path / "out", tmp_path / "cache")
-    assert [killed(file, 0, "rows:7"), killed(file, 1, "index:0")] == [True, True]
+    assert [killed(partial(run, file), rank, at) for rank, at in ((0, "rows:7"), (1, "index:0"))] == [True, True]
     finish(file)
     assert rows_of(tmp_path / "cache") == undisturbed
     assert run_command(verify, tmp_path / "cache") == 0
@@ -73,17 +60,7 @@ def test_20_kills(world, undisturbed, tmp_path):
         caches += 1
         cache = tmp_path / f"cache-{caches}"
         file = with_cache(world, tmp_path / f"out-{caches}", cache)
-        for _ in range(5):
-            if drawn.random() < 0.6:
-                done += killed(file, drawn.randrange(2), drawn.choice(MOMENTS))
-                continue
-            started = run(file)
-            started.wait_for("loading models and data", WAIT)
-            time.sleep(drawn.uniform(0, 2))
-            done += started.processes[0].is_alive()
-            for process in started.processes:
-                process.kill()
-            started.wait(WAIT)
+        done += kill_at_random(partial(run, file), drawn, MOMENTS, "loading models and data")
         finish(file)
         assert rows_of(cache) == undisturbed, seed
         assert run_command(verify, cache) == 0, seed

@@ -4,6 +4,7 @@ import math
 import random
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,8 @@ from caad_ds.training.teacher import cache_teacher
 from tests.command import run_command
 from tests.training.launching import Run, refusal, train, weights
 from tests.training.teacher.in_process import batch_dependent, rows_of, same_weights, with_cache
-from tests.training.teacher.ranks import die_in_writing, full_on_one, note_losses, wait_in_writing
-
-WAIT = 300
+from tests.training.teacher.kills import WAIT, kill, kill_at_random, killed
+from tests.training.teacher.ranks import full_on_one, note_losses, wait_in_writing
 
 
 def finish(run: Run, status: int = 0) -> str:
@@ -57,30 +57,21 @@ MOMENTS = ["rows:3", "index:0", "rows:0", "index:1", "rows:7"]
 def undisturbed(world, tmp_path_factory):
     """The folder of a run of two ranks, `out`, and of the cache that it has filled, `cache`."""
     root = tmp_path_factory.mktemp("undisturbed")
-    finish(Run(with_cache(world, root / "out", root / "cache", **KILLS), 2, prepare=batch_dependent))
+    finish(run(with_cache(world, root / "out", root / "cache", **KILLS)))
     return root
 
 
-def killed(file: Path, rank: int, at: str) -> bool:
-    """Whether a rank was killed where it should be, and the others with it, as a launcher does."""
-    run = Run(file, 2, env={"DIES": str(rank), "AT": at}, prepare=die_in_writing)
-    end = time.monotonic() + WAIT
-    while all(process.is_alive() for process in run.processes) and time.monotonic() < end:
-        time.sleep(0.01)
-    hit = run.processes[rank].exitcode == -9
-    for process in run.processes:
-        if process.exitcode != 0:
-            process.kill()
-    run.wait(WAIT)
-    return hit
+def run(file: Path, prepare=batch_dependent, **env: str) -> Run:
+    """Start a training on two ranks."""
+    return Run(file, 2, env=env, prepare=prepare)
 
 
 def test_kills_inside_writes(world, undisturbed, tmp_path):
     """Of a segment's rows, and between rows and index, of either rank: the rows and weights of who is left alone."""
     file = with_cache(world, tmp_path / "out", tmp_path / "cache", **KILLS)
-    hits = [killed(file, number % 2, at) for number, at in enumerate(MOMENTS[:3])]
+    hits = [killed(partial(run, file), number % 2, at) for number, at in enumerate(MOMENTS[:3])]
     assert hits == [True] * 3
-    finish(Run(file, 2, prepare=batch_dependent))
+    finish(run(file))
     assert same_weights(undisturbed / "out", tmp_path / "out")
     assert rows_of(undisturbed / "cache") == rows_of(tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*.partial"))
@@ -96,18 +87,8 @@ def test_20_kills_while_filling(world, undisturbed, tmp_path):
         round_number += 1
         out, cache = tmp_path / f"out-{round_number}", tmp_path / f"cache-{round_number}"
         file = with_cache(world, out, cache, **KILLS)
-        for _ in range(5):
-            if drawn.random() < 0.6:
-                done += killed(file, drawn.randrange(2), drawn.choice(MOMENTS))
-                continue
-            run = Run(file, 2, prepare=batch_dependent)
-            run.wait_for("building the student's engine", WAIT)
-            time.sleep(drawn.uniform(0, 2))
-            done += run.processes[0].is_alive() and "whole (" not in run.output()
-            for process in run.processes:
-                process.kill()
-            run.wait(WAIT)
-        finish(Run(file, 2, prepare=batch_dependent))
+        done += kill_at_random(partial(run, file), drawn, MOMENTS, "building the student's engine")
+        finish(run(file))
         assert same_weights(undisturbed / "out", out), seed
         assert rows_of(undisturbed / "cache") == rows_of(cache), seed
 
@@ -121,17 +102,15 @@ def test_5_kills_while_training_on_a_half_filled_cache(world, tmp_path):
     caches = [shutil.copytree(tmp_path / "half", out.with_suffix(".cache")) for out in outs]
     files = [with_cache(world, out, cache, **KILLS) for out, cache in zip(outs, caches, strict=True)]
     half = rows_of(caches[0])
-    finish(Run(files[0], 2, prepare=batch_dependent))
+    finish(run(files[0]))
     for rank, at in ((0, "rows:0"), (1, "index:0"), (1, "rows:0")):  # rank 0 then has published all of its own
-        assert killed(files[1], rank, at)
+        assert killed(partial(run, files[1]), rank, at)
     for seconds in (0.0, 0.5):
-        run = Run(files[1], 2, prepare=batch_dependent)
-        run.wait_for("building the student's engine", WAIT)
+        started = run(files[1])
+        started.wait_for("building the student's engine", WAIT)
         time.sleep(seconds)
-        for process in run.processes:
-            process.kill()
-        assert run.wait(WAIT) == [-9, -9]
-    finish(Run(files[1], 2, prepare=batch_dependent))
+        assert kill(started) == [-9, -9]
+    finish(run(files[1]))
     assert same_weights(*outs)
     rows = [rows_of(cache) for cache in caches]
     assert rows[0] == rows[1] and half.items() < rows[0].items()
