@@ -37,16 +37,17 @@ class RunFolder:
         before = read_json(file, REMEDY)
         # Keys of both: some are present only if not at their default.
         changed = [key for key in {**setup, **before} if before.get(key) != setup.get(key)]
-        changes = [f"{key} was {_short(before.get(key))}, is {_short(setup.get(key))}" for key in changed]
-        changes += self._regrouped(wanted)
-        if changes:
-            raise UserError(
-                f"{self.path}: holds another evaluation ({', '.join(changes)}); use another --out, or delete the folder"
-            )
+        if changed:
+            raise self._another(f"{key} was {_short(before.get(key))}, is {_short(setup.get(key))}" for key in changed)
         for part in self._files():
             drop_cut_line(part)
         self.merge()
-        done = {_key(p) for p in self._read_if_any()}.intersection(wanted)
+        found = {_key(p): p["subset"] for p in self._read_if_any()}
+        for key, subset in found.items():
+            # The hash of a benchmark does not contain the subsets of questions with their own choices.
+            if wanted.get(key, subset) != subset:
+                raise self._another([f"the group of {key[0]} was {subset!r}, is {wanted[key]!r}"])
+        done = found.keys() & wanted.keys()
         if len(done) < len(wanted):
             self._drop_scores()
         return done
@@ -141,18 +142,9 @@ class RunFolder:
         parts = [f for f in self.path.glob("predictions.*.jsonl") if f.name.split(".")[1].isdecimal()]
         return [*sorted(parts), *([self._predictions] if self._predictions.is_file() else [])]
 
-    def _regrouped(self, wanted: Mapping[Key, str]) -> list[str]:
-        """Describe the first answered item that was in another subset.
-
-        The hash of a benchmark does not contain the subsets of questions with their own choices.
-        """
-        for file in self._files():
-            for _, line in read_lines(file):
-                prediction = _parsed(line)
-                subset = wanted.get(_key(prediction), prediction["subset"]) if prediction else None
-                if prediction and subset != prediction["subset"]:
-                    return [f"the group of {prediction['id']} was {prediction['subset']!r}, is {subset!r}"]
-        return []
+    def _another(self, changes: Iterable[str]) -> UserError:
+        changed = ", ".join(changes)
+        return UserError(f"{self.path}: holds another evaluation ({changed}); use another --out, or delete the folder")
 
     def _refuse_unknown(self) -> None:
         """Raise UserError if there are answers or scores without a setup."""
@@ -184,15 +176,6 @@ def _read(file: Path) -> list[dict]:
             raise UserError(f"{file}:{number}: no prediction; delete that line")
         predictions.append(prediction)
     return predictions
-
-
-def _parsed(line: str) -> dict | None:
-    """Return the prediction in a line, None if there is none: a kill may have cut it."""
-    try:
-        prediction = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return prediction if _is_prediction(prediction) else None
 
 
 def _is_prediction(value: object) -> bool:
