@@ -14,7 +14,7 @@ from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.reader import Reader
 from caad_ds.models.transformers_lm import TransformersLM
-from caad_ds.utils.errors import UserError
+from caad_ds.utils.errors import UserError, first_line
 from caad_ds.utils.files import read_json
 from caad_ds.utils.paths import check_model_folder, is_hub_id
 
@@ -88,7 +88,7 @@ def _snapshot(name: str, files: tuple[str, ...]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(files), ignore_patterns=list(UNREAD)))
     except Exception as error:  # the libraries below huggingface_hub have no common base class
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
+        reason = first_line(error).partition(". ")[0]
         raise UserError(
             f"{name}: no such folder, and no model of that id could be downloaded ({reason:.200}); give the folder of "
             "a model, or a hub id"

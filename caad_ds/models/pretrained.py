@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from caad_ds.utils.errors import UserError
+from caad_ds.utils.errors import UserError, first_line
 from caad_ds.utils.paths import check_hub_or_folder
 
 
@@ -19,7 +19,7 @@ def pretrained(cls: Any, name: str | Path, what: str, apart: tuple[str, ...] | N
         options = {"output_loading_info": True, "ignore_mismatched_sizes": True}
         model, report = cls.from_pretrained(name, **options, trust_remote_code=False, **kwargs)
     except Exception as error:  # those of broken files and of the hub's HTTP library have no common base class
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{name}: no {what} that loads ({reason}); give a hub id or a folder that holds one") from error
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{name}: it lacks {len(missing)} weights of the {what} ({missing[0]}, ...); give a whole one")

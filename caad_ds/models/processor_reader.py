@@ -21,7 +21,7 @@ from caad_ds.models.prompts.audio_spans import ContentParts
 from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_template
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.reader import AFTER_AUDIO, NO_TRANSCRIPT, TRANSCRIPT, Features, Reader
-from caad_ds.utils.errors import UserError
+from caad_ds.utils.errors import UserError, first_line
 from caad_ds.utils.files import read_json
 
 NOT_AUDIO = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
@@ -168,7 +168,7 @@ def load_processor(folder: str | Path) -> Any:
     try:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers may raise anything on other files
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{folder}: no processor there that loads ({reason}); give a complete folder") from error
     if feature_extractor(processor) is None or not hasattr(processor, "audio_token"):
         raise UserError(f"{folder}: its processor files are those of no audio model; give a complete folder")

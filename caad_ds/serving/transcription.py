@@ -12,7 +12,7 @@ from caad_ds.generation.question import Recording
 from caad_ds.models import auto
 from caad_ds.models.speech_lm.folder import encoder_of, named_encoder
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig
-from caad_ds.utils.errors import UserError
+from caad_ds.utils.errors import UserError, first_line
 from caad_ds.utils.files import read_json
 from caad_ds.utils.paths import check_hub_or_folder
 
@@ -77,4 +77,4 @@ def transcriptions(asr: str, clips: Sequence[Recording], device: torch.device) -
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return first_line(error)[:200]

@@ -4,7 +4,7 @@ import platform
 
 import torch
 
-from caad_ds.utils.errors import UserError
+from caad_ds.utils.errors import UserError, first_line
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}  # by the names of run.precision
 
@@ -15,7 +15,7 @@ def pick_device(name: str | None) -> torch.device:
     try:
         return torch.zeros(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"--device {name}: not usable here ({reason}); use --device cpu") from error
 
 

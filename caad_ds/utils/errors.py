@@ -14,3 +14,8 @@ class RankError(UserError):
 
 class AudioError(Exception):
     """An audio that does not decode or is not usable; callers add its record."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; its type's name if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

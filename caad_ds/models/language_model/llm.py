@@ -30,7 +30,7 @@ from caad_ds.models.prompts.prompt_encoder import FORM, PIECES
 from caad_ds.models.whisper_qformer.causal_lm import accepted, hidden_states, lm_body, token_embeddings
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig
 from caad_ds.models.whisper_qformer.embedded_batch import positions
-from caad_ds.utils.errors import UserError
+from caad_ds.utils.errors import UserError, first_line
 from caad_ds.utils.files import read_json
 
 # Names of the longest sequence in transformers configs; the first that exists counts.
@@ -62,7 +62,7 @@ def load_llm(name: str, dtype: torch.dtype | str, keep_layers: int | None = None
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         cut_layers(config, keep_layers, name)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{name}: no causal LM there ({reason}); give a hub id or a folder") from error
     llm = pretrained(AutoModelForCausalLM, name, "causal LM", config=config, dtype=dtype)
     check_llm(llm, name)
@@ -354,7 +354,7 @@ def load_tokenizer(name: str | Path, settings: TemplateSettings | None = None) -
         # With a tekken.json transformers uses mistral-common if installed, which writes ids and no text.
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, mistral_format=False)
     except (OSError, ValueError, ImportError) as error:  # a format may need a package that is not installed
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{name}: no tokenizer there ({reason}); give a hub id or a folder") from error
     config = Path(name) / "config.json"
     if config.is_file() and read_json(config, "give a complete folder").get("model_type") == SpeechLMConfig.model_type:

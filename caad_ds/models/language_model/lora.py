@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from caad_ds.utils.errors import UserError
+from caad_ds.utils.errors import UserError, first_line
 
 
 def inject(llm: PreTrainedModel, settings: dict[str, Any]) -> None:
@@ -31,7 +31,7 @@ def inject(llm: PreTrainedModel, settings: dict[str, Any]) -> None:
     try:
         inject_adapter_in_model(config, llm)
     except ValueError as error:
-        reason = str(error).strip().splitlines()[0].split(". ")[0].rstrip(".")
+        reason = first_line(error).split(". ")[0].rstrip(".")
         linear = sorted({name.rpartition(".")[2] for name, part in llm.named_modules() if isinstance(part, nn.Linear)})
         raise UserError(
             f"student.lora.targets {settings['targets']}: {reason}; name linear layers of the LLM ({', '.join(linear)})"
@@ -88,7 +88,7 @@ def merge_stored(model: PreTrainedModel, folder: Path) -> None:
     try:
         report = model.load_adapter(str(folder), use_safetensors=True)
     except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{folder}: its adapters do not load ({reason}); {remedy}") from error
     for what in ("missing", "unexpected", "mismatched"):
         if names := sorted(map(str, getattr(report, f"{what}_keys"))):

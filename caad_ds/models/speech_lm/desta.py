@@ -22,7 +22,7 @@ from caad_ds.models.whisper_qformer.causal_lm import embedding_width
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.qformer import DESTA_FEED_FORWARD
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
-from caad_ds.utils.errors import UserError
+from caad_ds.utils.errors import UserError, first_line
 
 FILES = ("model.safetensors", "qformer_connector.pth")
 WINDOW_SECONDS = 30
@@ -134,7 +134,7 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError(f"{file}: no such checkpoint; give a .safetensors or torch file, or its folder") from None
     except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{file}: no checkpoint that loads ({reason}); download it again") from error
     if isinstance(values, dict) and isinstance(values.get("state_dict"), dict):
         values = values["state_dict"]

@@ -13,7 +13,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
-from caad_ds.utils.errors import UserError
+from caad_ds.utils.errors import UserError, first_line
 from caad_ds.utils.files import read_json
 
 INSIDE = "encoder.whisper."  # prefix of its weights' names among a speech model's
@@ -63,7 +63,7 @@ def unloaded_encoder(name: str | Path, taps: list[int], window_seconds: int) -> 
         config = config_inside(name) or WhisperConfig.from_pretrained(name)
         extractor = WhisperFeatureExtractor.from_pretrained(name, chunk_length=window_seconds)
     except (OSError, ValueError, StrictDataclassError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{name}: no Whisper encoder that loads ({reason}); give a complete folder") from error
     return SpeechEncoder(WhisperEncoder(config), extractor, taps)
 
@@ -99,7 +99,7 @@ def _pretrained_whisper(name: str | Path, window_seconds: int) -> tuple[WhisperE
     try:
         return whisper, WhisperFeatureExtractor.from_pretrained(name, chunk_length=window_seconds)
     except OSError as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{name}: no feature extractor there ({reason}); give a hub id or a folder") from error
 
 

@@ -5,7 +5,7 @@ from collections.abc import Container, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from caad_ds.data.record import Message, PromptRecord, Record
-from caad_ds.utils.errors import UserError
+from caad_ds.utils.errors import UserError, first_line
 from caad_ds.utils.progress import waiting
 from data_prep.stage1.engines import Answer
 from data_prep.stage1.engines.settings import GenerationSettings
@@ -104,7 +104,7 @@ def chat_prompt_encoder(model: str, generation: GenerationSettings) -> "PromptEn
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(model, padding_side="left", trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:  # a format may need a package that is not installed
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"--model {model}: no tokenizer there that loads: {reason}") from error
     if not tokenizer.chat_template:
         raise UserError(f"--model {model}: its tokenizer has no chat template; take an instruct model")

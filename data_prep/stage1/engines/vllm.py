@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from caad_ds.utils.errors import UserError
+from caad_ds.utils.errors import UserError, first_line
 from caad_ds.utils.paths import check_hub_or_folder
 from caad_ds.utils.progress import progress
 from data_prep.stage1.engines import Answer, Engine, PreparedEngine
@@ -89,7 +89,7 @@ class VllmEngine(LocalEngine):
                 # -1: as many positions as fit beside the weights.
                 self.llm: Any = LLM(model=model, max_model_len=-1, use_tqdm_on_load=False, **options)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise UserError(f"--model {model}: vLLM does not load it ({reason}); fix that, or take another") from error
         self.positions = self.llm.model_config.max_model_len
         defaults = self.llm.model_config.try_get_generation_config()

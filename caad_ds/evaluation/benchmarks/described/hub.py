@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from caad_ds.evaluation.benchmarks.hf_datasets import TABLES
-from caad_ds.utils.errors import UserError
+from caad_ds.utils.errors import UserError, first_line
 from caad_ds.utils.progress import waiting
 
 
@@ -18,5 +18,5 @@ def hub_folder(named: str) -> Path:
         with waiting(f"looking up {named} on the hub"):
             return Path(snapshot_download(name, repo_type="dataset", revision=revision or None, allow_patterns=tables))
     except Exception as error:  # the libraries below huggingface_hub have no common base class
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise UserError(f"{named}: the data set cannot be read from the hub ({reason}); give --data") from error
