@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
-from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import instances_rows, score_instances
+from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import score_instances
+from caad_ds.evaluation.figures.instances import Instances
 from caad_ds.evaluation.report.comparison_tables import comparison_rows, difference_rows, interval_rows
 from caad_ds.evaluation.report.tables import scores_rows, show
 from caad_ds.evaluation.scoring.scores import score_groups
@@ -49,7 +50,7 @@ def kinds() -> dict[str, tuple[list[str], list[list[str]]]]:
     checked = ["z_c zero_mel 1.5", *["75.3"] * 6, "0.41", *["100/100/54/98"] * 4]
     return {
         "evaluate": scores_rows(systems[NAMES[1]]),
-        "Dynamic-SUPERB": instances_rows(score_instances([superb])),
+        "Dynamic-SUPERB": Instances().rows(score_instances([superb])),
         "compare": comparison_rows(systems, found),
         "differences": difference_rows({name: {"MRS": each["all"]["mrs"]} for name, each in found.items()}),
         "intervals": interval_rows(figures),

@@ -16,19 +16,9 @@ from caad_ds.data.reader import IndexedReader
 from caad_ds.data.stream import StreamReader
 from caad_ds.distill.signal import OnlineTeacher
 from caad_ds.distill.teacher_cache.filling_state import MARK, WHOLE, filling, mark_of, writer_of
-from caad_ds.distill.teacher_cache.layout import (
-    FORM,
-    HEAD,
-    KEY,
-    PRECISION,
-    Layout,
-    check_key,
-    fingerprint,
-    read_head,
-    read_key,
-    write_head,
-    write_key,
-)
+from caad_ds.distill.teacher_cache.head_file import HEAD, read_head, write_head
+from caad_ds.distill.teacher_cache.key import FORM, KEY, PRECISION, check_key, fingerprint, read_key, write_key
+from caad_ds.distill.teacher_cache.layout import Layout
 from caad_ds.distill.teacher_cache.segments import (
     Segment,
     SegmentWriter,

@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from caad_ds.data.stored_states import StoredStates
-from caad_ds.distill.teacher_cache.layout import DTYPES, Layout
+from caad_ds.distill.teacher_cache.layout import Layout
 from caad_ds.distill.teacher_cache.segments import (
     Entry,
     Segment,
@@ -26,6 +26,7 @@ from caad_ds.distill.teacher_cache.segments import (
     write_index,
 )
 from caad_ds.distill.teacher_cache.store import Store, content_of
+from caad_ds.utils.device import DTYPES
 from caad_ds.utils.errors import UserError
 
 COUNTS = st.lists(st.integers(1, 5), min_size=1, max_size=8)

@@ -2,9 +2,10 @@
 
 import pytest
 
-from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import instances_notes, score_instances
+from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import score_instances
 from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import closest, current_name, dimensions
 from caad_ds.evaluation.benchmarks.kinds import load
+from caad_ds.evaluation.figures.instances import Instances
 from caad_ds.evaluation.scoring.scores import RULES
 from tests.evaluation.benchmarks.superb_files import (
     COUNTING,
@@ -102,12 +103,12 @@ def scores_of(instances, complete=True):
 def test_all_is_the_authors_only_with_all_of_their_list():
     every = [name for name, dimension in dimensions().items() if dimension != "AUDIO"]
     official = [name for name in every if f"{name}-multiaudio" not in every]
-    whole, partial = (instances_notes(scores_of(names))[0] for names in (every, official))
+    whole, partial = (Instances().notes(scores_of(names))[0] for names in (every, official))
     assert whole == "ALL: as the authors' over all rows of all 51 instances outside AUDIO."
     assert scores_of(official)["overall"]["name"] == "mean of 48 of 51"
     assert partial.startswith("mean of 48 of 51: not the authors' figure")
-    assert instances_notes(scores_of(every, complete=False))[0].startswith(
-        "ALL (not all rows): not the authors' figure"
+    assert (
+        Instances().notes(scores_of(every, complete=False))[0].startswith("ALL (not all rows): not the authors' figure")
     )
 
 
@@ -140,5 +141,5 @@ def test_an_older_name_counts_and_an_unknown_one_is_reported_with_what_it_resemb
     scores = scores_of({item.subset for item in load(write_jsonl(tmp_path / "ds", lines)).items})
     assert list(scores["dimensions"]) == ["AUDIO (1 of 7)"] and len(scores["unknown"]) == 2
     note = f"no dimension is known to hold them: Mine, SpeakerCounting_LibriTT (is it {COUNTING}?)."
-    assert instances_notes(scores)[-1].endswith(note)
+    assert Instances().notes(scores)[-1].endswith(note)
     assert closest("Mine") is None

@@ -12,8 +12,7 @@ from zlib import crc32
 
 import numpy as np
 
-from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import closest, dimensions
-from caad_ds.evaluation.report.tables import percent, with_interval
+from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import dimensions
 from caad_ds.evaluation.scoring.resampling_units import numbered, per_unit, units_of
 from caad_ds.evaluation.scoring.scores import DRAWS, RULES, interval
 
@@ -108,37 +107,6 @@ def instance_groups(have: Iterable[str], complete: bool) -> tuple[dict[str, list
     if len(counted) < total:
         return by_dimension, {f"mean of {len(counted)} of {total}": counted}
     return by_dimension, {ALL if complete else PARTIAL: counted}
-
-
-def instances_rows(scores: dict) -> tuple[list[str], list[list[str]]]:
-    """Return header and rows of one system: a row per instance and per dimension, then all."""
-    rows = []
-    for dimension, mean in scores["dimensions"].items():
-        members = {i: s for i, s in scores["instances"].items() if s["dimension"] == dimension.split(" ")[0]}
-        rows += [_line(f"  {instance}", str(one["items"]), one) for instance, one in members.items()]
-        rows.append(_line(dimension, str(sum(one["items"] for one in members.values())), mean))
-    rows += [_line(f"  {i}", str(scores["instances"][i]["items"]), scores["instances"][i]) for i in scores["unknown"]]
-    if "value" in scores["overall"]:
-        rows.append(_line(scores["overall"]["name"], "", scores["overall"]))
-    return ["instance or dimension", "items", *RULES], rows
-
-
-def instances_notes(scores: dict) -> list[str]:
-    """Return the notes on these rows."""
-    known = dimensions()
-    counted = len(known) - Counter(known.values())[OUTSIDE]
-    own = "as the authors'" if scores["overall"]["name"] == ALL else "not the authors' figure, which is"
-    notes = [f"{scores['overall']['name']}: {own} over all rows of all {counted} instances outside {OUTSIDE}."]
-    if scores["missing"]:
-        notes.append(f"{len(scores['missing'])} of {len(dimensions())} instances are missing (all in scores.json).")
-    if scores["unknown"]:
-        names = [f"{name} (is it {like}?)" if (like := closest(name)) else name for name in scores["unknown"]]
-        notes.append(f"In no mean, because no dimension is known to hold them: {', '.join(names)}.")
-    return notes
-
-
-def _line(name: str, items: str, scores: dict) -> list[str]:
-    return [name, items, with_interval(scores), *(percent(scores[rule]["value"]) for rule in RULES[1:])]
 
 
 def _summary(point: np.ndarray, drawn: np.ndarray, units: int, is_share: bool) -> dict[str, float | None]:
