@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from caad_ds.data.reader import IndexedReader
+from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.distill.pairing import Pairing
-from caad_ds.distill.signal import TeacherForward
+from caad_ds.distill.teacher_signal import TeacherForward
 from caad_ds.loss.head import LMHead
 from caad_ds.loss.objective import hidden_contrast
 from caad_ds.models import auto

@@ -29,7 +29,7 @@ import soxr
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import cpu_name
-from caad_ds.data.reader import IndexedReader, parse
+from caad_ds.data.shard_reader import IndexedReader, parse
 from caad_ds.data.stream import StreamReader
 from data_prep.annotate import annotators
 from data_prep.common.manifest import write_manifest

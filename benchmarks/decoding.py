@@ -20,11 +20,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.paper import SECONDS, architectures, random_encoder, random_model
-from caad_ds.data.markers import user_content
+from caad_ds.data.audio_markers import user_content
 from caad_ds.evaluation.benchmarks.items import Clip, Item
-from caad_ds.evaluation.report.tables import markdown
 from caad_ds.evaluation.speed.compare_speed import System, measure
-from caad_ds.evaluation.speed.figures import speed_legend, speed_rows
+from caad_ds.evaluation.speed.speed_metrics import speed_legend, speed_rows
+from caad_ds.evaluation.tables_and_plots.tables import markdown
 from caad_ds.generation.decoding import Contrast
 from caad_ds.generation.model import Model
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import cpu_name
-from caad_ds.data.audio.levels import SAMPLE_RATE
+from caad_ds.data.audio.usable_audio import SAMPLE_RATE
 from caad_ds.models.families.qwen2_audio import FAMILY
 from caad_ds.models.processor_reader import ProcessorReader
 from tests.models.families.tiny.qwen2_audio import processor

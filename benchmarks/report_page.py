@@ -23,7 +23,7 @@ from benchmarks.measure import cpu_name
 from caad_ds.evaluation.asked_items import write_items
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.benchmarks.items import Item
-from caad_ds.evaluation.page.report import report
+from caad_ds.evaluation.html_report.report import report
 from caad_ds.evaluation.scoring.matching import RULES, VERSION
 from caad_ds.utils.files import write_atomic, write_json, write_jsonl
 from tests.chromium import chromium

@@ -40,9 +40,9 @@ from benchmarks.cached_step import Row
 from benchmarks.measure import cap_memory, milliseconds, peak_mib
 from caad_ds.config.schema import Config
 from caad_ds.data.batch import IGNORE, Batch, PairedBatch
-from caad_ds.distill.signal import TeacherForward, TeacherSignal
 from caad_ds.distill.step import DistillStep, Terms
 from caad_ds.distill.student_objective import StudentObjective
+from caad_ds.distill.teacher_signal import TeacherForward, TeacherSignal
 from caad_ds.models import negatives
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer

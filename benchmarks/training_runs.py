@@ -19,8 +19,8 @@ from mlflow import MlflowClient
 
 from benchmarks.measure import cap_memory, cpu_name
 from caad_ds.cli import main as caad_ds
-from caad_ds.data.audio.levels import SAMPLE_RATE
-from caad_ds.data.markers import user_content
+from caad_ds.data.audio.usable_audio import SAMPLE_RATE
+from caad_ds.data.audio_markers import user_content
 
 MEASURED = 10  # last steps; at least as many before them compile kernels and fill caches
 SPAWN = multiprocessing.get_context("spawn")

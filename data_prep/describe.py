@@ -8,11 +8,11 @@ from itertools import chain, islice
 from pathlib import Path
 from random import Random
 
+from caad_ds.data.audio_markers import user_content
 from caad_ds.data.instructions import ATTRIBUTE, CONDITIONS, Ask, Instructions, Prompt, ask, hint
-from caad_ds.data.markers import user_content
 from caad_ds.data.record import Audio, Message, Record
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.wording import counted
+from caad_ds.utils.formatting import counted
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import check_output, read_manifest, write_manifest
 from data_prep.common.metadata_columns import Columns, first

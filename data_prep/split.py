@@ -22,8 +22,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from caad_ds.data.record import Record
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_yaml
+from caad_ds.utils.formatting import counted
 from caad_ds.utils.text import comparable
-from caad_ds.utils.wording import counted
 from data_prep.common.hashing import fraction
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import ManifestWriter, check_output, read_manifest

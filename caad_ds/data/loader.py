@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from caad_ds.data.batch import PairedBatch
-from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sample import Sample
 from caad_ds.data.sampler import Order
+from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.data.stream import StreamReader
 
 KEPT = 1024  # steps whose stream position is kept: more than are read ahead

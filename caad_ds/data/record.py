@@ -11,7 +11,7 @@ from typing import Annotated, Any, NotRequired, cast
 from pydantic import AfterValidator, Field, InstanceOf, PlainValidator, TypeAdapter, ValidationError
 from typing_extensions import ReadOnly, TypedDict
 
-from caad_ds.data.markers import AUDIO, MARKERS
+from caad_ds.data.audio_markers import AUDIO, MARKERS
 
 # pydantic's str refuses half of a surrogate pair; tokenising or writing a text reports that in better words.
 Text = InstanceOf[str]
@@ -53,7 +53,7 @@ class Audio(TypedDict):
 
 
 class Message(TypedDict):
-    """A turn of the prompt; each audio is marked once in one of them (markers.py)."""
+    """A turn of the prompt; each audio is marked once in one of them (audio_markers.py)."""
 
     role: Text
     content: Text

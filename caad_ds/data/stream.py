@@ -22,8 +22,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from caad_ds.data.audio import decode, flac
-from caad_ds.data.reader import LARGEST, BrokenSample, Doubtful, parse
 from caad_ds.data.sample import Sample
+from caad_ds.data.shard_reader import LARGEST, BrokenSample, Doubtful, parse
 from caad_ds.utils.errors import UserError
 
 LIMITS = (

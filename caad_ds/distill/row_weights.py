@@ -9,7 +9,7 @@ from torch import Tensor
 
 from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.data.batch import Batch
-from caad_ds.distill.signal import TeacherStates
+from caad_ds.distill.teacher_signal import TeacherStates
 from caad_ds.loss.head import LMHead
 from caad_ds.loss.teacher_scalars import log_ratio, teacher_scalars
 from caad_ds.models.shared_vocabulary import SharedVocabulary

@@ -14,8 +14,8 @@ from caad_ds.data.batch import Batch, PairedBatch
 from caad_ds.distill.loss_rows import DrawnRows
 from caad_ds.distill.rollouts import Rollouts
 from caad_ds.distill.row_weights import AudioAdvantage
-from caad_ds.distill.signal import TeacherSignal, TeacherStates
 from caad_ds.distill.student_objective import Timed
+from caad_ds.distill.teacher_signal import TeacherSignal, TeacherStates
 from caad_ds.loss.head import LMHead
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.utils.ranks import world

@@ -12,16 +12,16 @@ from caad_ds.evaluation.asked_items import write_items
 from caad_ds.evaluation.benchmarks.benchmark import PLAIN, Benchmark
 from caad_ds.evaluation.benchmarks.items import Clip, Item
 from caad_ds.evaluation.benchmarks.kinds import KINDS, PROMPTS, load, named
-from caad_ds.evaluation.figures.figures import figures_of
-from caad_ds.evaluation.identity import identity
+from caad_ds.evaluation.evaluation_identity import identity
 from caad_ds.evaluation.predictions import RunFolder
-from caad_ds.evaluation.report.confusions import confusions
-from caad_ds.evaluation.report.tables import show_doubtful
+from caad_ds.evaluation.result_kinds.result_kind import result_kind_of
 from caad_ds.evaluation.scoring.judged_answers import judged, unseparated
 from caad_ds.evaluation.scoring.llm_judge import Judge
 from caad_ds.evaluation.scoring.matching import RULES, VERSION, disagreement_counts, disagreements
 from caad_ds.evaluation.scoring.scores import RULES as SCORED
 from caad_ds.evaluation.speed.measure import Meter
+from caad_ds.evaluation.tables_and_plots.confusions import confusions
+from caad_ds.evaluation.tables_and_plots.tables import show_doubtful
 from caad_ds.generation.decoding import Contrast, decode
 from caad_ds.generation.decoding_settings import DTYPES, Decoding, check_choice, check_counts
 from caad_ds.generation.model import Model
@@ -165,7 +165,7 @@ def _score(
     judge: Judge | None, speed: dict | None, sha256: Callable[[Clip], str],
 ) -> dict:  # fmt: skip
     """Write scores and disagreements of all predictions; return the scores."""
-    items, figures = benchmark.items, figures_of(setup)
+    items, figures = benchmark.items, result_kind_of(setup)
     folder.merge([(item.id, item.condition) for item in items])
     write_items(folder.path, items)
     names = dict.fromkeys(item.id for item in items)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from caad_ds.data.audio import decode
-from caad_ds.data.audio.levels import Levels, faults, longer
+from caad_ds.data.audio.usable_audio import Levels, faults, longer
 from caad_ds.data.batch import Audio, Batch, joined
 from caad_ds.data.sample import Sample
 from caad_ds.generation.question import Askable, as_sample
@@ -55,7 +55,7 @@ class Clips:
     """Prompts as prepared batches; a clip that consecutive batches share is encoded once.
 
     `failed` maps clips that cannot be decoded to the reason; `doubtful` maps clips that are used although a rule finds
-    them unusable (levels.py): silence may be intended. `others` are the clips that negative `shuffled` draws from.
+    them unusable (usable_audio.py), for silence may be intended. `others`: clips that negative `shuffled` draws from.
     """
 
     def __init__(self, lm: AudioLM, device: torch.device, others: Iterable[Askable] = ()):

@@ -26,7 +26,7 @@ from transformers.generation.streamers import BaseStreamer
 from caad_ds.data.batch import Batch
 from caad_ds.generation.decoding_settings import GATE_M, NO_GATE, Decoding, alpha_fault, gate_fault
 from caad_ds.generation.sampling import Forbid, PerItemSampling, Sampling
-from caad_ds.loss.gate import gated_alpha
+from caad_ds.loss.alpha_gate import gated_alpha
 from caad_ds.loss.objective import contrast
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.language_model.llm import plain_generation
@@ -39,7 +39,7 @@ class Contrast:
     """Decoding by z_c = (1 + alpha) z_pos - alpha z_neg; `negative` is the input of the second path.
 
     `plausibility` drops tokens below that share of max p_pos. With `alpha_gate`, alpha is computed per step and sample
-    from z_neg with `gate_m`, and `alpha` is its upper bound (caad_ds/loss/gate.py).
+    from z_neg with `gate_m`, and `alpha` is its upper bound (caad_ds/loss/alpha_gate.py).
     """
 
     alpha: float

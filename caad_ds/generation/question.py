@@ -10,8 +10,8 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from caad_ds.data.audio import decode
-from caad_ds.data.audio.levels import Levels
-from caad_ds.data.markers import user_content
+from caad_ds.data.audio.usable_audio import Levels
+from caad_ds.data.audio_markers import user_content
 from caad_ds.data.record import PromptRecord
 from caad_ds.data.sample import Sample
 from caad_ds.utils.errors import AudioError, UserError

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from caad_ds.loss.gate import entropies, gated_alpha, tile_rows
+from caad_ds.loss.alpha_gate import entropies, gated_alpha, tile_rows
 from caad_ds.loss.head import LMHead, LogitsMemory, matmul, wide_dtype
 from caad_ds.loss.objective import NEVER, LossOutput, Objective, Rows, alpha_terms, contrast, hidden_contrast
 

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from caad_ds.loss import checks, native
+from caad_ds.loss import argument_checks, c_kernel
 from caad_ds.loss.chunked import chunked_loss
 from caad_ds.loss.divergence import Divergence, find_divergence
 from caad_ds.loss.head import LMHead, wide_dtype
@@ -99,36 +99,36 @@ def contrastive_distillation_loss(
     alpha_of_row = alpha if isinstance(alpha, Tensor) else None
     scalars = 1.0 if isinstance(alpha, Tensor) else alpha, temperature, kd_weight, plausibility, sharpen
     objective = Objective(*scalars, find_divergence(divergence), mix, alpha_gate, gate_m)
-    checks.choice("reduction", reduction, ("token", "sample"))
-    checks.choice("implementation", implementation, IMPLEMENTATIONS)
-    checks.choice("logits", logits, LOGITS)
-    checks.check_normalizer(normalizer, wait=check_finite)
-    checks.check_ignore_index(ignore_index)
-    checks.check_head("student_head", student_head, "student_hidden", student_hidden, None, vocab_size)
-    checks.check_rows("labels", labels, student_hidden)
+    argument_checks.choice("reduction", reduction, ("token", "sample"))
+    argument_checks.choice("implementation", implementation, IMPLEMENTATIONS)
+    argument_checks.choice("logits", logits, LOGITS)
+    argument_checks.check_normalizer(normalizer, wait=check_finite)
+    argument_checks.check_ignore_index(ignore_index)
+    argument_checks.check_head("student_head", student_head, "student_hidden", student_hidden, None, vocab_size)
+    argument_checks.check_rows("labels", labels, student_hidden)
     of_tokens = {"token_weights": token_weights, "kd_token_weights": kd_token_weights}
     for name, weights in of_tokens.items():
-        checks.check_row_weights(name, weights, student_hidden)
-    checks.check_alpha_of_row(alpha_of_row, objective, student_hidden)
+        argument_checks.check_row_weights(name, weights, student_hidden)
+    argument_checks.check_alpha_of_row(alpha_of_row, objective, student_hidden)
     if reduction == "sample":
-        checks.check_rows("sample_of_row", sample_of_row, student_hidden)
+        argument_checks.check_rows("sample_of_row", sample_of_row, student_hidden)
     if objective.uses_teacher:
         teacher = (teacher_pos, teacher_neg, teacher_head)
-        checks.check_teacher(objective, *teacher, student_hidden, student_head, vocab_size)
+        argument_checks.check_teacher(objective, *teacher, student_hidden, student_head, vocab_size)
     else:
         teacher_pos = teacher_neg = teacher_head = alpha_of_row = None
     of_rows = {"student_hidden": student_hidden, "teacher_pos": teacher_pos, "teacher_neg": teacher_neg}
     of_heads = {"student_head.weight": student_head.weight, "student_head.bias": student_head.bias}
     if teacher_head is not None:
         of_heads |= {"teacher_head.weight": teacher_head.weight, "teacher_head.bias": teacher_head.bias}
-    checks.check_precision(of_rows | of_heads)
+    argument_checks.check_precision(of_rows | of_heads)
     vocab = vocab_size or len(student_head.weight)
     valid = labels != ignore_index
     if check_finite:
-        checks.check_finite_values(of_rows | of_tokens, of_heads, valid)
+        argument_checks.check_finite_values(of_rows | of_tokens, of_heads, valid)
     if check_finite or labels.device.type == "cpu":
-        checks.check_labels(labels, valid, vocab)
-        checks.check_alphas(alpha_of_row, valid)
+        argument_checks.check_labels(labels, valid, vocab)
+        argument_checks.check_alphas(alpha_of_row, valid)
     dtype = wide_dtype(student_hidden, student_head.weight)
     weight = row_shares(valid, sample_of_row if reduction == "sample" else None, normalizer, dtype)
     if token_weights is not None:
@@ -144,7 +144,7 @@ def contrastive_distillation_loss(
         implementation, _ = fastest(objective, student_hidden.device.type, dtype, *arguments[1:3])
     half = student_hidden.is_cuda and student_hidden.dtype == student_head.weight.dtype == torch.bfloat16
     expected = "float32 unless triton runs on CUDA with hidden states and head in bfloat16"
-    checks.require(logits == "float32" or (implementation == "triton" and half), "logits", logits, expected)
+    argument_checks.require(logits == "float32" or (implementation == "triton" and half), "logits", logits, expected)
     if implementation == "reference":
         return reference_loss(*arguments)
     if implementation == "triton":
@@ -156,27 +156,29 @@ def contrastive_distillation_loss(
 
 def _native_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None, objective: Objective) -> LossOutput:
     device, wide = rows.student.device.type, wide_dtype(rows.student, student_head.weight)
-    checks.require(device == "cpu", "student_hidden.device", device, "cpu for native")
-    checks.require(wide == torch.float32, "student_hidden.dtype", wide, "float32 or bfloat16 for native")
-    reason = native_lacks(objective, student_head, teacher_head) or native.unavailable()
-    checks.require(reason is None, "implementation", "native", f"another: {reason}")
-    return chunked_loss(rows, student_head, teacher_head, objective, native.chunk_terms)
+    argument_checks.require(device == "cpu", "student_hidden.device", device, "cpu for native")
+    argument_checks.require(wide == torch.float32, "student_hidden.dtype", wide, "float32 or bfloat16 for native")
+    reason = native_lacks(objective, student_head, teacher_head) or c_kernel.unavailable()
+    argument_checks.require(reason is None, "implementation", "native", f"another: {reason}")
+    return chunked_loss(rows, student_head, teacher_head, objective, c_kernel.chunk_terms)
 
 
 def _triton_loss(
     rows: Rows, student_head: LMHead, teacher_head: LMHead | None, objective: Objective, logits: torch.dtype
 ) -> LossOutput:
     reason = triton_lacks(objective)
-    checks.require(reason is None, "implementation", "triton", f"another: {reason}")
+    argument_checks.require(reason is None, "implementation", "triton", f"another: {reason}")
     try:
         # Not installed everywhere, and slow to import.
-        from caad_ds.loss.kernels import chunk_terms
+        from caad_ds.loss.triton_kernels import chunk_terms
     except ImportError as error:
         raise ValueError(f"implementation is 'triton', expected another: Triton is not installed ({error})") from None
     device, wide = rows.student.device.type, wide_dtype(rows.student, student_head.weight)
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    checks.require(wide == torch.float32, "student_hidden.dtype", wide, "float32 or bfloat16 for triton")
-    checks.require(device == "cuda" or interpreted, "student_hidden.device", device, "cuda, or TRITON_INTERPRET=1")
+    argument_checks.require(wide == torch.float32, "student_hidden.dtype", wide, "float32 or bfloat16 for triton")
+    argument_checks.require(
+        device == "cuda" or interpreted, "student_hidden.device", device, "cuda, or TRITON_INTERPRET=1"
+    )
     return chunked_loss(rows, student_head, teacher_head, objective, partial(chunk_terms, logits_dtype=logits), logits)
 
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from caad_ds.loss import checks
+from caad_ds.loss import argument_checks
 from caad_ds.loss.objective import contrast
 from caad_ds.loss.row_shares import factor, row_shares
 
@@ -42,13 +42,13 @@ def hidden_state_loss(
 
     Source: the CAAD authors' code, which has this term in addition to the paper.
     """
-    checks.choice("distance", distance, ("mse", "cosine"))
-    checks.choice("reduction", reduction, ("token", "sample"))
-    checks.check_rows("labels", labels, student, "student")
+    argument_checks.choice("distance", distance, ("mse", "cosine"))
+    argument_checks.choice("reduction", reduction, ("token", "sample"))
+    argument_checks.check_rows("labels", labels, student, "student")
     for name, states in (("teacher_pos", teacher_pos), ("teacher_neg", teacher_neg)):
         if states is not None:
             expected = f"{tuple(student.shape)} as student"
-            checks.require(states.shape == student.shape, f"{name}.shape", tuple(states.shape), expected)
+            argument_checks.require(states.shape == student.shape, f"{name}.shape", tuple(states.shape), expected)
     valid = labels != ignore_index
     ignored = ~valid.unsqueeze(-1)
     target = teacher_pos if teacher_neg is None else contrast(teacher_pos, teacher_neg, alpha)

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import torch
 
-from caad_ds.loss import native
+from caad_ds.loss import c_kernel
 from caad_ds.loss.head import LMHead
 from caad_ds.loss.objective import Objective
 
@@ -24,7 +24,7 @@ def fastest(objective: Objective, device: str, dtype: torch.dtype, *heads: LMHea
         return ("chunked", reason) if reason else ("triton", "")
     if device != "cpu":
         return "chunked", f"there is no kernel for {device}"
-    reason = native_lacks(objective, *heads) or native.unavailable()
+    reason = native_lacks(objective, *heads) or c_kernel.unavailable()
     return ("chunked", reason) if reason else ("native", "")
 
 
@@ -36,7 +36,7 @@ def triton_lacks(objective: Objective) -> str | None:
 
 def native_lacks(objective: Objective, *heads: LMHead | None) -> str | None:
     """Describe what the C loop lacks for an objective and its heads; None if nothing."""
-    lacking = native.missing(objective, *heads)
+    lacking = c_kernel.missing(objective, *heads)
     return lacking and f"native has no {lacking}"
 
 

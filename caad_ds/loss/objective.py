@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from caad_ds.loss.alpha_gate import ALPHA_GATES, is_gate_m
 from caad_ds.loss.divergence import DIVERGENCES, Divergence, find_divergence
-from caad_ds.loss.gate import ALPHA_GATES, is_gate_m
 from caad_ds.loss.head import LMHead
 
 # The logit of an impossible token: its probability is 0 and, unlike with -inf, 0 times its logarithm is 0. So an
@@ -22,7 +22,7 @@ class Objective:
     """The scalars of L = kd_weight * L_CD + (1 - kd_weight) * L_GT (the paper's lambda, tau, alpha).
 
     `divergence` is that of L_CD, and `mix` the target's share in the mixture of those that have one. With `alpha_gate`
-    each row has an alpha of at most `alpha` (gate.py), unless it is given with the rows.
+    each row has an alpha of at most `alpha` (alpha_gate.py), unless it is given with the rows.
     """
 
     alpha: float

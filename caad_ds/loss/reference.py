@@ -5,8 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from caad_ds.loss.alpha_gate import gated_alpha
 from caad_ds.loss.divergence import forward_kl
-from caad_ds.loss.gate import gated_alpha
 from caad_ds.loss.head import LMHead
 from caad_ds.loss.objective import NEVER, LossOutput, Objective, Rows, alpha_terms, contrast
 

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from caad_ds.loss.checks import check_head, check_kind, check_precision, check_rows, require
+from caad_ds.loss.alpha_gate import gated_alpha, tile_rows
+from caad_ds.loss.argument_checks import check_head, check_kind, check_precision, check_rows, require
 from caad_ds.loss.chunked import chunk_rows
-from caad_ds.loss.gate import gated_alpha, tile_rows
 from caad_ds.loss.head import LMHead, LogitsMemory, wide_dtype
 
 __all__ = ["SCALARS", "gated_alpha", "log_ratio", "teacher_scalars"]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoProcessor
 
-from caad_ds.data.audio.levels import SAMPLE_RATE
+from caad_ds.data.audio.usable_audio import SAMPLE_RATE
 from caad_ds.data.batch import Audio, joined
 from caad_ds.models.family import Family
 from caad_ds.models.language_model.llm import TOKENIZER_FILES

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from caad_ds.data.audio.levels import SAMPLE_RATE
+from caad_ds.data.audio.usable_audio import SAMPLE_RATE
 from caad_ds.data.batch import IGNORE, Audio, Batch
 from caad_ds.data.sample import Sample
 from caad_ds.models.prompts.prompt_encoder import Encoded, PromptEncoder, tokenization

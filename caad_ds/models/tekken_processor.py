@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 from transformers import VoxtralProcessor
 
-from caad_ds.data.audio.levels import SAMPLE_RATE
+from caad_ds.data.audio.usable_audio import SAMPLE_RATE
 from caad_ds.models.prompts.tekken import AUDIO, NO_SYSTEM_BESIDE_AUDIO, TEMPLATE, tekken_tokenizer
 from caad_ds.models.reader import TRANSCRIPT
 from caad_ds.utils.errors import UserError

@@ -16,12 +16,12 @@ from caad_ds.data.batch import Audio, Batch
 from caad_ds.models.architecture import read_architecture
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.family import Family
-from caad_ds.models.hub_names import drop_folder_names
 from caad_ds.models.language_model import lora
 from caad_ds.models.language_model.dropout import turn_off_dropout
 from caad_ds.models.language_model.head_form import multiply_logits
 from caad_ds.models.language_model.layers import keep_first_layers
 from caad_ds.models.language_model.llm import at_rest, check_audio_head, check_stops, check_vocabulary
+from caad_ds.models.origin_names import drop_folder_names
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.processor_reader import ProcessorReader
 from caad_ds.models.whisper_qformer.embedded_batch import positions

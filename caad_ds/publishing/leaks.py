@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from caad_ds.tracking.secrets import SECRET_IN_URI, TOKEN
+from caad_ds.utils.absolute_paths import machine_path
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.machine_paths import machine_path
 from caad_ds.utils.text import read_text
 
 LARGEST_TEXT = 64 << 20  # bytes

@@ -9,12 +9,12 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, HfApi, constants, get_token
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-from caad_ds.models.hub_names import is_valid_id
+from caad_ds.models.origin_names import is_valid_id
 from caad_ds.publishing.model_files import ModelFiles, model_files
 from caad_ds.tracking.secrets import HIDDEN, hide_secrets
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.formatting import counted
 from caad_ds.utils.paths import is_hub_id, model_folder
-from caad_ds.utils.wording import counted
 
 MAIN = "main"
 MESSAGE = "Upload a model by caad-ds push"

@@ -7,14 +7,14 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 from caad_ds.evaluation.comparison.run_folders import read_runs
-from caad_ds.evaluation.figures.figures import figures_of
 from caad_ds.evaluation.predictions import RunFolder
-from caad_ds.evaluation.report.evaluation_tables import evaluation_notes, evaluation_rows
-from caad_ds.models.folder_hash import model_hash
+from caad_ds.evaluation.result_kinds.result_kind import result_kind_of
+from caad_ds.evaluation.tables_and_plots.evaluation_tables import evaluation_notes, evaluation_rows
+from caad_ds.models.model_hashes import model_hash
 from caad_ds.training.export.model_card import LONGEST_NOTE, TASK, Scores
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.formatting import counted
 from caad_ds.utils.markdown import one_line
-from caad_ds.utils.wording import counted
 
 # Keys of a setup that `_decoding` does not list: the name, the model and the benchmark.
 UNLISTED = ("name", "model_sha256", "benchmark", "benchmark_sha256")
@@ -79,7 +79,7 @@ def _shown(scores: dict) -> Scores:
             metric_value=_percent(figure["value"]),
             metric_args={bound: _percent(figure[bound]) for bound in ("low", "high")},
         )
-        for name, figure in figures_of(setup).headline(scores).items()
+        for name, figure in result_kind_of(setup).headline(scores).items()
         if figure.get("value") is not None
     ]
     return Scores(title, _setup(scores), header, rows, evaluation_notes(scores), results)

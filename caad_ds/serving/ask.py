@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if args.question == STDIN and sys.stdin is None:
         raise UserError("QUESTION -: there is no standard input; give a question")
     note("loading PyTorch and transformers")
-    return importlib.import_module("caad_ds.serving.answers").ask(
+    return importlib.import_module("caad_ds.serving.printed_answers").ask(
         [args.model] if args.vs is None else [args.model, args.vs],
         clips,
         samples,

@@ -7,9 +7,9 @@ from copy import copy
 import numpy as np
 
 from caad_ds.config.schema import Config
-from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sample import Sample
 from caad_ds.data.sampler import GlobalOrder, Order, TokenBudgetOrder
+from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.data.stream import StreamReader
 from caad_ds.distill.pairing import Pairing
 from caad_ds.models.negatives import Partners

@@ -10,11 +10,11 @@ from deepspeed.accelerator import get_accelerator
 from torch import nn
 from transformers import PreTrainedModel
 
-from caad_ds.config.deepspeed_files import deepspeed_config, teacher_settings
+from caad_ds.config.deepspeed_settings import deepspeed_config, teacher_settings
 from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.config.schema import Config, LoraSection, StudentSection
-from caad_ds.distill.signal import OnlineTeacher, TeacherForward
 from caad_ds.distill.student_objective import StudentObjective, Timed
+from caad_ds.distill.teacher_signal import OnlineTeacher, TeacherForward
 from caad_ds.loss.head import LMHead
 from caad_ds.loss.implementations import fastest
 from caad_ds.loss.objective import Objective

@@ -5,7 +5,7 @@ import math
 import torch
 
 from caad_ds.config.schema import Config
-from caad_ds.data.reader import IndexedReader
+from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.data.stream import StreamReader
 from caad_ds.distill.pairing import Pairing
 from caad_ds.loss.head import LMHead

@@ -10,11 +10,11 @@ from functools import partial
 import torch
 import torch.distributed as dist
 
-from caad_ds.config.deepspeed_files import check_deepspeed
+from caad_ds.config.deepspeed_settings import check_deepspeed
 from caad_ds.config.schema import Config
 from caad_ds.data.batch import PairedBatch
 from caad_ds.data.loader import IndexedBatches, Loader, StreamBatches
-from caad_ds.data.reader import Doubtful, IndexedReader
+from caad_ds.data.shard_reader import Doubtful, IndexedReader
 from caad_ds.data.stream import LIMITS, StreamReader
 from caad_ds.distill.audio_dropout import AudioDropout
 from caad_ds.distill.row_weights import AudioAdvantage
@@ -30,7 +30,13 @@ from caad_ds.training.checks.usable_samples import check_lengths, check_texts
 from caad_ds.training.export.model_card import write_card
 from caad_ds.training.export.model_folder import write_model
 from caad_ds.training.export.start_record import write_start
-from caad_ds.training.identity import (
+from caad_ds.training.metrics import rollout_metrics
+from caad_ds.training.metrics.mlflow_run import note_model, start_tracker
+from caad_ds.training.metrics.sums import MetricSums, step_line
+from caad_ds.training.metrics.throughput import Meter
+from caad_ds.training.on_policy import build_rollouts
+from caad_ds.training.optimizer import forget_gradients
+from caad_ds.training.run_identity import (
     Identity,
     check_same_config,
     frozen_hash,
@@ -39,12 +45,6 @@ from caad_ds.training.identity import (
     start_hash,
     weights_hash,
 )
-from caad_ds.training.metrics import rollout_metrics
-from caad_ds.training.metrics.mlflow_run import note_model, start_tracker
-from caad_ds.training.metrics.sums import MetricSums, step_line
-from caad_ds.training.metrics.throughput import Meter
-from caad_ds.training.optimizer import forget_gradients
-from caad_ds.training.rollouts import build_rollouts
 from caad_ds.training.schedule import learning_rate
 from caad_ds.training.teacher.build import build_teacher
 from caad_ds.training.teacher.cache import open_cache, seen

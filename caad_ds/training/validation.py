@@ -6,7 +6,7 @@ import torch
 
 from caad_ds.data.batch import PairedBatch
 from caad_ds.data.loader import Collate, once
-from caad_ds.data.reader import IndexedReader
+from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.distill.step import DistillStep
 from caad_ds.training.metrics.sums import MetricSums
 from caad_ds.utils.ranks import agreed, gathered, world

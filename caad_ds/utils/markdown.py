@@ -2,7 +2,7 @@
 
 import re
 
-from caad_ds.utils.machine_paths import shortened
+from caad_ds.utils.absolute_paths import shortened
 from caad_ds.utils.text import trimmed
 
 SPECIAL = re.compile(r"([\\`*_\[\]|~$])")

@@ -9,23 +9,23 @@ from itertools import islice
 from pathlib import Path
 
 from caad_ds.data.audio.decode import AudioError
-from caad_ds.data.audio.levels import Rules, add_rules
+from caad_ds.data.audio.usable_audio import Rules, add_rules
 from caad_ds.data.record import Record
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json, write_json, write_jsonl
+from caad_ds.utils.formatting import counted
 from caad_ds.utils.journal import Journal, same_settings
 from caad_ds.utils.progress import progress, waiting
 from caad_ds.utils.text import as_text
-from caad_ds.utils.wording import counted
 from data_prep.annotate import annotators
 from data_prep.annotate.classes import Scale, read_scales, settle
 from data_prep.common.audio_entry import usable_waveform
-from data_prep.common.journal import settings_path, step_journal
 from data_prep.common.jsonl import Rejected, count_lines
 from data_prep.common.manifest import check_output, manifest_hash, read_manifest, write_manifest
 from data_prep.common.parallel import ordered
 from data_prep.common.rejects import Rejects
+from data_prep.common.step_journal import settings_path, step_journal
 
 ANY_LENGTH = Rules()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from caad_ds.data.audio.decode import AudioError, measured, measured_pcm16
-from caad_ds.data.audio.levels import Levels, Rules
+from caad_ds.data.audio.usable_audio import Levels, Rules
 from caad_ds.data.record import Audio
 
 

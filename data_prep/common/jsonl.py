@@ -10,7 +10,7 @@ from pathlib import Path
 
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.text import BOM, TextError, decode_line, each_once, numbered
-from data_prep.common import forms
+from data_prep.common import file_formats
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def count_lines(path: Path) -> int:
 
 def require_jsonl(path: Path) -> None:
     """Raise UserError, which names what reads the file, if it is CSV, TSV, Parquet or one JSON array."""
-    if found := forms.check_jsonl(path, start_of(path)):
+    if found := file_formats.check_jsonl(path, start_of(path)):
         raise UserError(f"{path}: {found}")
 
 
@@ -54,7 +54,7 @@ def start_of(path: Path) -> bytes:
     if path.exists() and not (path.is_file() or path.is_dir()):
         return b""
     with opened(path) as file:
-        return file.read(forms.START)
+        return file.read(file_formats.START)
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except IsADirectoryError as error:
-        raise UserError(f"{path}: {forms.in_folder(path)}") from error
+        raise UserError(f"{path}: {file_formats.in_folder(path)}") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
 

@@ -10,7 +10,7 @@ from caad_ds.data.record import Audio, Record, RecordFault, as_record
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import file_hash, to_line, writing
 from caad_ds.utils.progress import track, waiting
-from data_prep.common.forms import plain_line
+from data_prep.common.file_formats import plain_line
 from data_prep.common.jsonl import Rejected, count_lines, read_rows, readable, require_jsonl
 
 

@@ -11,26 +11,26 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from caad_ds.data.audio import levels
+from caad_ds.data.audio import usable_audio
 from caad_ds.data.audio.decode import PART_SECONDS, AudioError, examine
-from caad_ds.data.audio.levels import MAX_SECONDS, SAMPLE_RATE, add_rules, longer
+from caad_ds.data.audio.usable_audio import MAX_SECONDS, SAMPLE_RATE, add_rules, longer
 from caad_ds.data.record import Audio, Record, RecordFault, as_record
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json, to_line, write_json
+from caad_ds.utils.formatting import counted
 from caad_ds.utils.journal import Journal
 from caad_ds.utils.progress import track, waiting
-from caad_ds.utils.wording import counted
 from data_prep.common.audio_entry import is_part, seconds_of
-from data_prep.common.journal import settings_path, step_journal
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import check_output, write_manifest
 from data_prep.common.parallel import ordered
 from data_prep.common.rejects import Rejects
+from data_prep.common.step_journal import settings_path, step_journal
 from data_prep.ingest import sources
+from data_prep.ingest.longest_audio import window_seconds
 from data_prep.ingest.table import Reading
 from data_prep.ingest.too_long import POLICIES
-from data_prep.ingest.window import window_seconds
 
 R = TypeVar("R", bound=Mapping[str, Any])
 
@@ -42,7 +42,7 @@ class Rules:
     Args:
         root: folder of the audio; links out of it are followed only if `follow_links`.
         too_long: policy for audio longer than `max_seconds` (`too_long.POLICIES`).
-        allow: rules of levels.py that audio may break.
+        allow: rules of usable_audio.py that audio may break.
     """
 
     root: Path
@@ -145,7 +145,7 @@ def ingest(
     record.
     """
     check_output(out, root)
-    allowed = levels.Rules.of(max_seconds, allow).allow
+    allowed = usable_audio.Rules.of(max_seconds, allow).allow
     rules = Rules(audio_root or root, max_seconds, too_long, follow_links, allowed)
     reading = Reading(columns or {}, audio_root, out.with_suffix(".audio"))
     settings: dict[str, Any] = {"source": source}
@@ -272,7 +272,7 @@ def _settle(row: dict | Rejected, rules: Rules) -> Settled:
         return Settled(record["id"], _hash(record), reason=str(error))
     probed: Record = {**record, "audios": list(timed)}
     too_long = any(longer(seconds_of(audio), rules.max_seconds) for audio in timed)
-    judged = levels.Rules(allow=rules.allow)
+    judged = usable_audio.Rules(allow=rules.allow)
     faults = (f"{fault} ({a['path']})" for a, f in zip(timed, levels_of, strict=True) if (fault := judged.fault(f)))
     if not (too_long and rules.too_long == "reject") and (fault := next(faults, None)):
         return Settled(record["id"], _hash(record), reason=fault)
@@ -284,7 +284,7 @@ def _settle(row: dict | Rejected, rules: Rules) -> Settled:
     return Settled(record["id"], _hash(record), parts, cut=True)
 
 
-def _examined(audio: Audio, rules: Rules) -> tuple[Audio, levels.Levels]:
+def _examined(audio: Audio, rules: Rules) -> tuple[Audio, usable_audio.Levels]:
     """Return an audio entry with its duration, and its levels; of a part, the part's.
 
     A `duration` without an `offset` is the source's statement about the file; of a longer file only so much is used.

@@ -7,7 +7,7 @@ record that has an answer already cannot be cut.
 import math
 from collections.abc import Callable
 
-from caad_ds.data.audio.levels import SAMPLE_RATE, longer
+from caad_ds.data.audio.usable_audio import SAMPLE_RATE, longer
 from caad_ds.data.record import Audio, Record
 from data_prep.common.audio_entry import seconds_of
 from data_prep.common.jsonl import Rejected

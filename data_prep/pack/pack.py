@@ -17,20 +17,20 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from caad_ds.data.audio.levels import DEFAULT, Rules, add_rules
-from caad_ds.data.index import FILE_NAME, VERSION, IndexFile, Shard, ShardIndex
+from caad_ds.data.audio.usable_audio import DEFAULT, Rules, add_rules
 from caad_ds.data.record import Record
+from caad_ds.data.shard_index import FILE_NAME, VERSION, IndexFile, Shard, ShardIndex
 from caad_ds.utils.array_part import Part
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.formatting import counted
 from caad_ds.utils.journal import Journal
 from caad_ds.utils.progress import waiting
-from caad_ds.utils.wording import counted
-from data_prep.common.journal import journal_path, step_journal
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import manifest_hash, read_manifest
 from data_prep.common.parallel import ordered
 from data_prep.common.rejects import Rejects, rejected_path
+from data_prep.common.step_journal import journal_path, step_journal
 from data_prep.pack.shards import ShardWriter, encode
 
 SHARD_BYTES = 256 << 20

@@ -106,7 +106,7 @@ class AnswerTable:
 
     def show(self, out: Path) -> None:
         """Print the table with examples of problems; of very many questions only those with the most problems."""
-        from caad_ds.evaluation.report.tables import percent, show
+        from caad_ds.evaluation.tables_and_plots.tables import percent, show
         from caad_ds.utils.terminal_table import Table  # these take seconds to import
 
         rows = sorted(self.content()["questions"], key=_trouble, reverse=True)[:SHOWN_ROWS]

@@ -9,12 +9,12 @@ from caad_ds.data.record import Record
 from caad_ds.utils.array_part import Part
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json, to_line, write_json, writing
+from caad_ds.utils.formatting import counted
 from caad_ds.utils.journal import changed_keys
-from caad_ds.utils.wording import counted
-from data_prep.common.journal import settings_path
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import manifest_hash, read_manifest
 from data_prep.common.rejects import Rejects, rejected_path
+from data_prep.common.step_journal import settings_path
 from data_prep.stage1.answer_table import AnswerTable, table_path
 from data_prep.stage1.output import Output, finished
 from data_prep.stage1.pseudo_gt import summary

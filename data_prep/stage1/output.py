@@ -7,9 +7,9 @@ from caad_ds.data.record import Record, RecordFault, as_record
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 from caad_ds.utils.journal import same_settings
-from data_prep.common.journal import settings_path
 from data_prep.common.jsonl import Rejected, read_jsonl
 from data_prep.common.rejects import rejected_path
+from data_prep.common.step_journal import settings_path
 from data_prep.stage1.answer_checks import CHECKS
 from data_prep.stage1.answers import RejectedAnswer
 

@@ -13,16 +13,16 @@ from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic, write_json
 from caad_ds.utils.progress import track, waiting
-from data_prep.common.journal import journal_path, settings_path, step_journal
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import check_output, manifest_hash, read_manifest, write_manifest
 from data_prep.common.rejects import Rejects
+from data_prep.common.step_journal import journal_path, settings_path, step_journal
 from data_prep.stage1.answer_checks import DEFAULT, AnswerChecks
 from data_prep.stage1.answer_table import AnswerTable, prompt_or_none
 from data_prep.stage1.answers import CHECK, ENGINE, Answers, RejectedAnswer
 from data_prep.stage1.engines import ENGINES, Answer, Engine, find
-from data_prep.stage1.engines.options import EngineOptions, Server
-from data_prep.stage1.engines.settings import GenerationSettings
+from data_prep.stage1.engines.engine_options import EngineOptions, Server
+from data_prep.stage1.engines.generation_settings import GenerationSettings
 from data_prep.stage1.output import Output, finished
 
 

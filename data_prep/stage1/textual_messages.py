@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO
+from caad_ds.data.audio_markers import AUDIO, END_AUDIO, START_AUDIO
 from caad_ds.data.record import Message, Record
 from caad_ds.utils.errors import UserError
 from data_prep.common.prompt_metadata import prompt_of

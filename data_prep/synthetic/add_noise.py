@@ -18,8 +18,8 @@ from caad_ds.data.audio import decode, flac, pcm16
 from caad_ds.data.record import Audio, Record
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic
+from caad_ds.utils.formatting import counted
 from caad_ds.utils.progress import track
-from caad_ds.utils.wording import counted
 from data_prep.annotate.annotators import brouhaha, loudness, snr
 from data_prep.common.audio_entry import cut_out, waveform
 from data_prep.common.hashing import digest, fraction

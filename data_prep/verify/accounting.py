@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-from caad_ds.data.index import ShardIndex
+from caad_ds.data.shard_index import ShardIndex
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import manifest_hash, read_manifest
 

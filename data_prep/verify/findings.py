@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from caad_ds.data.index import ShardIndex
+from caad_ds.data.shard_index import ShardIndex
 from data_prep.verify.contents import Contents, Tally
 from data_prep.verify.disjoint import Values
 from data_prep.verify.duplicates import Duplicates, find_duplicates

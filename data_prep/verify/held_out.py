@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 from caad_ds.data.audio import decode, pcm16
-from caad_ds.data.index import FILE_NAME, ShardIndex
 from caad_ds.data.record import Audio
+from caad_ds.data.shard_index import FILE_NAME, ShardIndex
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.progress import progress, track
 from data_prep.common.audio_entry import waveform

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from caad_ds.data.index import ShardIndex
+from caad_ds.data.shard_index import ShardIndex
 from caad_ds.distill.teacher_cache.filling_state import MARK, PARTS
 from caad_ds.distill.teacher_cache.head_file import HEAD, read_head
 from caad_ds.distill.teacher_cache.key import KEY, read_key, stored_layout
@@ -31,8 +31,8 @@ from caad_ds.distill.teacher_cache.store import Store, named
 from caad_ds.training.checks.usable_samples import LIST
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import LOCK, disk_errors, sole_writer
+from caad_ds.utils.formatting import counted, gigabytes
 from caad_ds.utils.progress import progress
-from caad_ds.utils.wording import counted, gigabytes
 from data_prep.common.parallel import ordered
 
 FAULTS = "cache.faults.txt"

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from caad_ds.data.index import FILE_NAME, Shard, ShardIndex
+from caad_ds.data.shard_index import FILE_NAME, Shard, ShardIndex
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.fault_list import EXAMPLES, Faults, kind_of
 from caad_ds.utils.files import write_atomic
+from caad_ds.utils.formatting import counted
 from caad_ds.utils.paths import page_file
 from caad_ds.utils.progress import progress, waiting
-from caad_ds.utils.wording import counted
 from data_prep.common.jsonl import Rejected, read_rows
 from data_prep.common.parallel import ordered
 from data_prep.common.rejects import rejected_path

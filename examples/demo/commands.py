@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.formatting import counted
 from caad_ds.utils.progress import Heartbeat
-from caad_ds.utils.wording import counted
 
 ROOT = Path(__file__).parents[2]
 CAAD_DS = [sys.executable, "-u", "-m", "caad_ds.cli"]

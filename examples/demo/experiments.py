@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
-from caad_ds.models.folder_hash import model_hash
+from caad_ds.models.model_hashes import model_hash
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import drop_cut_line, sole_writer, to_line

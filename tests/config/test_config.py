@@ -12,7 +12,7 @@ from caad_ds.config.key_names import SYNONYMS
 from caad_ds.config.objective_section import ALPHA_GATES
 from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
-from caad_ds.loss import gate
+from caad_ds.loss import alpha_gate
 from tests.config.refusals import refusal
 
 LEAST = {
@@ -209,4 +209,4 @@ def test_only_what_is_read_is_on_record(write):
 
 
 def test_the_gates_are_those_of_the_loss():
-    assert ALPHA_GATES == gate.ALPHA_GATES
+    assert ALPHA_GATES == alpha_gate.ALPHA_GATES

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caad_ds.data.reader import BrokenSample, IndexedReader
+from caad_ds.data.shard_reader import BrokenSample, IndexedReader
 from caad_ds.data.stream import StreamReader, blocks, expand
 from caad_ds.utils.errors import UserError
 from data_prep.pack.pack import pack

@@ -15,8 +15,8 @@ import webdataset
 from caad_ds.cli import main
 from caad_ds.data.audio.flac import decode
 from caad_ds.data.audio.pcm16 import to_pcm16
-from caad_ds.data.markers import AUDIO
-from caad_ds.data.reader import IndexedReader
+from caad_ds.data.audio_markers import AUDIO
+from caad_ds.data.shard_reader import IndexedReader
 from tests.data_prep.lines import read
 
 MARK = "<start_audio><|AUDIO|><end_audio>"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from caad_ds.data.index import IndexFile, SampleEntry, Shard, ShardIndex
+from caad_ds.data.shard_index import IndexFile, SampleEntry, Shard, ShardIndex
 from data_prep import describe, split
 from data_prep.ingest import ingest
 from data_prep.pack import pack

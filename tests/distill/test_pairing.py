@@ -19,7 +19,7 @@ from caad_ds.models.prompts.train_tokenizer import TEMPLATE, train_tokenizer
 from caad_ds.models.reader import Reader
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.models.speech_lm.build import build
-from caad_ds.training.identity import prompts_identity
+from caad_ds.training.run_identity import prompts_identity
 from caad_ds.utils.errors import UserError
 from tests.models.small import sample
 from tests.tolerance import assert_close, path

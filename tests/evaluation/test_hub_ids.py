@@ -10,8 +10,8 @@ import threading
 
 import pytest
 
-from caad_ds.data.markers import user_content
-from caad_ds.models.folder_hash import model_hash
+from caad_ds.data.audio_markers import user_content
+from caad_ds.models.model_hashes import model_hash
 from caad_ds.models.pretrained import pretrained
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.paths import run_name

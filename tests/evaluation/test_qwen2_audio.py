@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from caad_ds import cli
-from caad_ds.data.markers import user_content
+from caad_ds.data.audio_markers import user_content
 from tests.evaluation.conftest import write_benchmark
 from tests.evaluation.test_hub_ids import INSTRUCTIONS
 from tests.models.families.tiny import qwen2_audio as tiny_qwen2_audio

@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from caad_ds.loss import LMHead, contrast, native
+from caad_ds.loss import LMHead, c_kernel, contrast
+from caad_ds.loss.alpha_gate import entropies, gated_alpha
 from caad_ds.loss.divergence import DIVERGENCES
-from caad_ds.loss.gate import entropies, gated_alpha
 from tests.loss.conftest import close
 from tests.tolerance import assert_close
 
@@ -41,8 +41,8 @@ def made(problem, form, **shape):
 
 def run(p, implementation, **options):
     """Loss and gradients where the implementation can run, on a CPU in the end."""
-    if implementation == "native" and native.unavailable():
-        pytest.skip(native.unavailable())
+    if implementation == "native" and c_kernel.unavailable():
+        pytest.skip(c_kernel.unavailable())
     if implementation == "triton":
         pytest.importorskip("triton")
         p = p.to(DEVICE)
@@ -157,7 +157,7 @@ def test_an_alpha_out_of_range_is_refused_or_shows(problem, implementation, form
     own[3] = value
     with pytest.raises(ValueError, match=r"^alpha is (inf|-1\.0|10000000\.0) in row 3, expected numbers in"):
         p.loss(implementation="chunked", alpha=own, **options)
-    monkeypatch.setattr("caad_ds.loss.checks.check_alphas", lambda *_: None)
+    monkeypatch.setattr("caad_ds.loss.argument_checks.check_alphas", lambda *_: None)
     assert run(p, implementation, alpha=own, **options)[0].loss.isnan()
 
 

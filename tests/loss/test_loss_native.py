@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caad_ds.loss import native
+from caad_ds.loss import c_kernel
 from tests.loss.conftest import agreeing, close
 from tests.loss.test_loss_accuracy import assert_close, drawn, scalars, small_chunks, tensors
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.numeric
 
 PAPER = {"divergence": "forward_kl", "plausibility": None}
 
-if reason := native.unavailable():
+if reason := c_kernel.unavailable():
     pytest.skip(reason, allow_module_level=True)
 
 
@@ -25,11 +25,11 @@ if reason := native.unavailable():
     options=scalars.map(lambda options: options | PAPER),
     chunk=st.sampled_from([1, 3, 64, 1000]),
     sharpen=st.sampled_from([None, 0.0, 1.5]),
-    small=st.sampled_from([1, native.SMALL]),
+    small=st.sampled_from([1, c_kernel.SMALL]),
 )
 def test_matches_the_reference_in_float64(problem, shape, options, chunk, sharpen, small):
     p, exact = drawn(problem, shape, options, sharpen)
-    with small_chunks(p, chunk), patch.object(native, "SMALL", small), patch("torch.get_num_threads", return_value=3):
+    with small_chunks(p, chunk), patch.object(c_kernel, "SMALL", small), patch("torch.get_num_threads", return_value=3):
         assert_close(p, options, p.with_gradients(implementation="native", **options), exact)
 
 
@@ -88,21 +88,21 @@ def test_a_softcap_and_float64_are_named(problem):
 def test_a_compiler_of_several_words(problem, monkeypatch):
     expected = problem().loss(implementation="native").loss
     monkeypatch.setenv("CC", "env LANG=C cc")
-    native.library.cache_clear()
+    c_kernel.library.cache_clear()
     try:
         assert problem().loss(implementation="native").loss == expected
     finally:
-        native.library.cache_clear()
+        c_kernel.library.cache_clear()
 
 
 def test_without_a_compiler_auto_is_the_chunked_version(problem, monkeypatch):
     p = problem(rows=40)
     assert p.loss().loss == p.loss(implementation="native").loss
     monkeypatch.setenv("CC", "no-such-compiler")
-    native.library.cache_clear(), native.unavailable.cache_clear()
+    c_kernel.library.cache_clear(), c_kernel.unavailable.cache_clear()
     try:
         with pytest.raises(ValueError, match=r"expected another: .*no-such-compiler"):
             p.loss(implementation="native")
         assert p.loss().loss == p.loss(implementation="chunked").loss
     finally:
-        native.library.cache_clear(), native.unavailable.cache_clear()
+        c_kernel.library.cache_clear(), c_kernel.unavailable.cache_clear()

@@ -6,7 +6,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from caad_ds.loss import checks, native
+from caad_ds.loss import argument_checks, c_kernel
 from tests.loss.conftest import close
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -35,8 +35,8 @@ def run(p, implementation, **options):
         pytest.importorskip("triton")
         p = p.to(DEVICE)
         options = {name: x.to(DEVICE) if torch.is_tensor(x) else x for name, x in options.items()}
-    if implementation == "native" and native.unavailable():
-        pytest.skip(native.unavailable())
+    if implementation == "native" and c_kernel.unavailable():
+        pytest.skip(c_kernel.unavailable())
     return p.loss(implementation=implementation, **options)
 
 
@@ -58,7 +58,7 @@ def test_a_value_that_is_no_number_shows(problem, implementation, case, value):
 def test_a_factor_that_is_no_number_shows(problem, implementation, value):
     """On a GPU a normalizer is not looked at before, since that would wait for the device."""
     assert run(problem(), implementation, token_weights=torch.tensor([1.0, value, 1, 1, 1, 1])).loss.isnan()
-    with patch.object(checks, "check_normalizer"):
+    with patch.object(argument_checks, "check_normalizer"):
         assert run(problem(), implementation, normalizer=torch.tensor(value)).loss.isnan()
 
 
@@ -103,5 +103,5 @@ def test_a_label_outside_the_vocabulary_shows_in_the_kernel(problem):
     """On a GPU labels are not looked at before, since that would wait for the device."""
     p = problem(rows=9, vocab=37)
     p.labels[3] = 37
-    with patch.object(checks, "check_labels"):
+    with patch.object(argument_checks, "check_labels"):
         assert run(p, "triton").loss.isnan()

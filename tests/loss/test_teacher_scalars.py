@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caad_ds.loss import LMHead, gate
+from caad_ds.loss import LMHead, alpha_gate
 from caad_ds.loss import teacher_scalars as module
 from caad_ds.loss.teacher_scalars import SCALARS, gated_alpha, teacher_scalars
 from tests.loss.conftest import close
@@ -100,7 +100,7 @@ def test_tiles_change_no_bit(problem, monkeypatch):
     p = problem(rows=120, vocab=1001, scale=5.0)
     found = []
     for rows in (1, 7, 1000):
-        monkeypatch.setattr(gate, "TILE", rows * 1001)
+        monkeypatch.setattr(alpha_gate, "TILE", rows * 1001)
         found.append(scalars(p))
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
@@ -110,8 +110,8 @@ def test_only_a_cpu_goes_through_a_chunk_in_tiles(problem, monkeypatch, device):
     """Elsewhere (a tensor on meta stands in for a GPU's) a chunk of the budget is computed as a whole."""
     p, taken = problem(rows=25, vocab=37), []
     known = module._scalars
-    monkeypatch.setattr(gate, "TILE", 37)
-    monkeypatch.setattr(module, "tile_rows", lambda z: gate.tile_rows(z.to(device)))
+    monkeypatch.setattr(alpha_gate, "TILE", 37)
+    monkeypatch.setattr(module, "tile_rows", lambda z: alpha_gate.tile_rows(z.to(device)))
     monkeypatch.setattr(module, "_scalars", lambda z, *given: taken.append(len(z)) or known(z, *given))
     with small_chunks(p, 10):
         scalars(p)

@@ -6,8 +6,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from caad_ds.config.objective_section import NEGATIVES
 from caad_ds.data.batch import Batch
-from caad_ds.distill.prefix import KEPT, shared_prefix
-from caad_ds.distill.signal import TeacherForward
+from caad_ds.distill.shared_prefix import KEPT, shared_prefix
+from caad_ds.distill.teacher_signal import TeacherForward
 from caad_ds.utils.errors import UserError
 from tests.models.small import QUERIES, sample
 from tests.training.tiny import amplify

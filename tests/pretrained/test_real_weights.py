@@ -9,14 +9,14 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 
 from caad_ds.config.objective_section import ObjectiveSection
-from caad_ds.data.markers import user_content
+from caad_ds.data.audio_markers import user_content
 from caad_ds.data.sample import Sample
 from caad_ds.distill.student_objective import StudentObjective
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.language_model.llm import load_tokenizer
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.encoder_folder import load_encoder
-from data_prep.stage1.engines.settings import GenerationSettings
+from data_prep.stage1.engines.generation_settings import GenerationSettings
 from data_prep.stage1.engines.transformers import TransformersEngine
 
 ENCODER, LLM = "openai/whisper-tiny.en", "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from caad_ds import cli
-from caad_ds.models.folder_hash import model_hash
+from caad_ds.models.model_hashes import model_hash
 from tests.publishing.conftest import NAME
 
 

@@ -9,8 +9,8 @@ import torch
 
 from caad_ds.config.reading import load_config
 from caad_ds.data.batch import Batch, PairedBatch
-from caad_ds.data.reader import IndexedReader
-from caad_ds.distill import signal, student_objective
+from caad_ds.data.shard_reader import IndexedReader
+from caad_ds.distill import student_objective, teacher_signal
 from caad_ds.distill.pairing import Pairing
 from caad_ds.distill.step import DistillStep
 from caad_ds.models import auto
@@ -61,9 +61,9 @@ def prepared(lm: AudioLM, *batches: Batch | None) -> list[Batch | None]:
     return [None if batch is None else lm.prepare(batch) for batch in batches]
 
 
-def of(teacher: signal.OnlineTeacher, lm: AudioLM, shares: bool) -> signal.OnlineTeacher:
+def of(teacher: teacher_signal.OnlineTeacher, lm: AudioLM, shares: bool) -> teacher_signal.OnlineTeacher:
     """The teacher's engine with the encoder and the reader of another model."""
-    made = signal.OnlineTeacher(teacher.engine, shares)
+    made = teacher_signal.OnlineTeacher(teacher.engine, shares)
     made.lm = lm
     return made
 
@@ -122,7 +122,7 @@ def test_the_encoder_runs_once_a_batch_and_heads_see_answer_rows_only(parts, mon
 
 def test_the_teachers_head_is_gathered_once_a_step_and_is_one_weight(parts, monkeypatch):
     """For all micro-steps and for a validation pass; the tiny teacher's head is tied to its embedding."""
-    gathered = counted(monkeypatch, signal.deepspeed.zero, "GatheredParameters")
+    gathered = counted(monkeypatch, teacher_signal.deepspeed.zero, "GatheredParameters")
     first, second = parts.batch(0, 1), parts.batch(2, 3)
     with parts.step.teacher_head():
         parts.step.train([first], 8)
@@ -281,8 +281,8 @@ def test_in_bf16_weights_are_cast_and_rotary_frequencies_are_not(world, tmp_path
 @pytest.fixture
 def closed(monkeypatch) -> list:
     """The teachers that are closed, as they are."""
-    teachers, close = [], signal.OnlineTeacher.close
-    monkeypatch.setattr(signal.OnlineTeacher, "close", lambda self: (teachers.append(self), close(self)))
+    teachers, close = [], teacher_signal.OnlineTeacher.close
+    monkeypatch.setattr(teacher_signal.OnlineTeacher, "close", lambda self: (teachers.append(self), close(self)))
     return teachers
 
 
@@ -291,7 +291,7 @@ def test_the_teacher_is_closed_where_a_run_fails(made, monkeypatch, closed, wher
     def fail(*_):
         raise RuntimeError("out of memory")
 
-    owner, name = (engines, where) if where == "student_engine" else (signal.TeacherForward, where)
+    owner, name = (engines, where) if where == "student_engine" else (teacher_signal.TeacherForward, where)
     monkeypatch.setattr(owner, name, fail)
     with (
         pytest.raises(RuntimeError, match="out of memory"),
@@ -331,7 +331,7 @@ def test_another_teacher_takes_the_place_of_an_engine(parts):
 
     class Kept:
         def states(self, batches, ours):
-            return [signal.TeacherStates(*kept[0])]
+            return [teacher_signal.TeacherStates(*kept[0])]
 
         def head(self):
             return nullcontext(kept[1])

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
-from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import GlobalOrder
+from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.distill.pairing import Pairing
-from caad_ds.distill.signal import TeacherForward
 from caad_ds.distill.student_objective import StudentObjective
+from caad_ds.distill.teacher_signal import TeacherForward
 from caad_ds.training.engines import load_student, load_teacher
 from tests.tolerance import assert_close, training
 from tests.training.launching import Run, curve

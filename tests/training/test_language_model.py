@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from caad_ds.config.reading import load_config
-from caad_ds.data.reader import IndexedReader
+from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.training.engines import load_student
 from caad_ds.utils.errors import UserError

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
-from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import GlobalOrder
+from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.models import auto
 from caad_ds.models.speech_lm.encoder_folder import save_encoder
 from caad_ds.training.engines import load_student, load_teacher

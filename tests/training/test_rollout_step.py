@@ -10,13 +10,13 @@ from transformers.cache_utils import DynamicLayer
 
 from caad_ds.config.reading import load_config
 from caad_ds.data.batch import PairedBatch
-from caad_ds.data.reader import IndexedReader
+from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.distill import rollouts as rollouts_module
 from caad_ds.distill.pairing import Pairing
 from caad_ds.distill.rollouts import Rollouts
 from caad_ds.distill.step import DistillStep
 from caad_ds.training import engines
-from caad_ds.training.rollouts import build_rollouts
+from caad_ds.training.on_policy import build_rollouts
 from tests.training.test_engines import counted
 from tests.training.tiny import config, shared_vocabulary
 

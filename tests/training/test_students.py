@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from caad_ds.config.deepspeed_files import deepspeed_config
+from caad_ds.config.deepspeed_settings import deepspeed_config
 from caad_ds.config.reading import load_config
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.folder import load, save

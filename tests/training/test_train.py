@@ -9,7 +9,7 @@ import yaml
 from safetensors.torch import load_file
 
 from caad_ds.config.reading import load_config
-from caad_ds.models.folder_hash import model_hash
+from caad_ds.models.model_hashes import model_hash
 from caad_ds.models.speech_lm.folder import load
 from tests.tolerance import assert_close
 from tests.training.launching import curve, deepspeed, tracked, weights

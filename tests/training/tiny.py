@@ -10,7 +10,7 @@ import torch
 import yaml
 from transformers import WhisperConfig
 
-from caad_ds.data.markers import user_content
+from caad_ds.data.audio_markers import user_content
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.models.shared_vocabulary import SharedVocabulary

@@ -11,12 +11,12 @@ from rich.console import Console
 
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import score_instances
-from caad_ds.evaluation.figures.instances import Instances
-from caad_ds.evaluation.report.comparison_tables import comparison_rows, difference_rows, interval_rows
-from caad_ds.evaluation.report.tables import scores_rows, show
+from caad_ds.evaluation.result_kinds.instances import Instances
 from caad_ds.evaluation.scoring.scores import score_groups
 from caad_ds.evaluation.scoring.significance import differences
-from caad_ds.evaluation.speed.figures import size_rows, speed_rows
+from caad_ds.evaluation.speed.speed_metrics import size_rows, speed_rows
+from caad_ds.evaluation.tables_and_plots.comparison_tables import comparison_rows, difference_rows, interval_rows
+from caad_ds.evaluation.tables_and_plots.tables import scores_rows, show
 from caad_ds.utils.terminal_table import Table
 
 NAMES = ("teacher", "a_student_with_a_name_as_long_as_a_path", "another student + CD 1.5 zero_mel, seed 1")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caad_ds.config.deepspeed_files import deepspeed_config
+from caad_ds.config.deepspeed_settings import deepspeed_config
 from caad_ds.config.reading import load_config
 from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicSuperb

@@ -12,9 +12,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from caad_ds.data.audio import containers, ogg, stale, wav
-from caad_ds.data.audio.levels import SAMPLE_RATE, Levels
+from caad_ds.data.audio import containers, header_lengths, ogg, wav
 from caad_ds.data.audio.pcm16 import to_pcm16
+from caad_ds.data.audio.usable_audio import SAMPLE_RATE, Levels
 from caad_ds.utils.errors import AudioError
 
 PROBE_FRAMES = 1 << 18
@@ -148,7 +148,7 @@ def _opened(path: Path | BinaryIO, whole: bool) -> Iterator[File]:
                 return
             if whole and data.read(4) == b"OggS" and (fault := ogg.damage(data)):
                 raise AudioError(fault)
-            stale.check(data)
+            header_lengths.check(data)
             source = wav.repaired(data) or path
             file = stack.enter_context(soundfile.SoundFile(source))
             if file.format not in CHECKED:

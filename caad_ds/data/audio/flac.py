@@ -5,7 +5,7 @@ import io
 import numpy as np
 import soundfile
 
-from caad_ds.data.audio.levels import SAMPLE_RATE
+from caad_ds.data.audio.usable_audio import SAMPLE_RATE
 from caad_ds.utils.errors import AudioError
 
 LONGEST_SECONDS = 3600.0  # of an audio in a shard; longer ones in a header are refused

@@ -1,7 +1,7 @@
 """The interface of a benchmark.
 
-`kinds.py` detects the benchmark in a folder or a file. `figures` names the `Figures` (evaluation/figures/) that score
-its answers, from run folders alone.
+`kinds.py` detects the benchmark in a folder or a file. `figures` names the `ResultKind` (evaluation/result_kinds/) that
+scores its answers, from run folders alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ class Benchmark(Protocol):
 
     @property
     def figures(self) -> str:
-        """The name of the `Figures` that score it."""
+        """The name of the `ResultKind` that scores it."""
 
     @property
     def setup(self) -> Mapping[str, str]:

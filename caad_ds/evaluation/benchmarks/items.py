@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from caad_ds.data.audio import decode
-from caad_ds.data.audio.levels import Levels
+from caad_ds.data.audio.usable_audio import Levels
 from caad_ds.evaluation.benchmarks.hf_datasets import FAULTS, Cell, value
 from caad_ds.utils.files import file_hash
 from caad_ds.utils.text import trimmed

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ClassVar
 from unicodedata import normalize
 
-from caad_ds.data.markers import AUDIO, user_content
+from caad_ds.data.audio_markers import AUDIO, user_content
 from caad_ds.evaluation.benchmarks import audio_files, mcr_manifest, prompt_manifest
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS, HINTS, PLAIN
 from caad_ds.evaluation.benchmarks.items import Clip, Item, text_of

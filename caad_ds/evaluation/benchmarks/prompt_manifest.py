@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO, user_content
+from caad_ds.data.audio_markers import AUDIO, END_AUDIO, START_AUDIO, user_content
 from caad_ds.evaluation.benchmarks import audio_files
 from caad_ds.evaluation.benchmarks.items import Clip, Fault, text_of
 from caad_ds.evaluation.scoring.matching import words

@@ -4,14 +4,14 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from caad_ds.evaluation.benchmarks.described.description import Description, read_description, shipped
+from caad_ds.evaluation.benchmarks.from_description.description import Description, read_description, shipped
 from caad_ds.evaluation.benchmarks.kinds import KINDS, load, named
-from caad_ds.evaluation.report.tables import show, show_rejected
+from caad_ds.evaluation.tables_and_plots.tables import show, show_rejected
 from caad_ds.utils.command import ROWS_REJECTED
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.formatting import counted
 from caad_ds.utils.paths import existing
 from caad_ds.utils.terminal_table import Table
-from caad_ds.utils.wording import counted
 
 ACTIONS = ("list", "check")
 MANIFESTS = "the CAAD authors' manifests"

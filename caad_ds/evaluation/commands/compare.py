@@ -6,11 +6,11 @@ from pathlib import Path
 
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.comparison.result import log_comparison, show_comparison
-from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, output_folder, store_of
-from caad_ds.evaluation.report.tables import show
+from caad_ds.evaluation.tables_and_plots.mlflow_log import add_mlflow_arguments, output_folder, store_of
+from caad_ds.evaluation.tables_and_plots.tables import show
 from caad_ds.utils.command import ROWS_REJECTED
+from caad_ds.utils.formatting import counted
 from caad_ds.utils.paths import existing
-from caad_ds.utils.wording import counted
 
 FILES = ("table.json", "table.md", "table.csv", "table.tex", "table.png", "flips.png", "tradeoff.png")
 

@@ -5,14 +5,14 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from caad_ds.evaluation.benchmarks.benchmark import PLAIN
-from caad_ds.evaluation.benchmarks.described.description import description_file
+from caad_ds.evaluation.benchmarks.from_description.description import description_file
 from caad_ds.evaluation.benchmarks.kinds import KINDS, PROMPTS
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import add_model_arguments
 from caad_ds.evaluation.predictions import RunFolder
-from caad_ds.evaluation.report.evaluation_tables import evaluation_rows, show_evaluation
-from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, log_evaluation, store_of
 from caad_ds.evaluation.scoring.llm_judge import add_judge_arguments
+from caad_ds.evaluation.tables_and_plots.evaluation_tables import evaluation_rows, show_evaluation
+from caad_ds.evaluation.tables_and_plots.mlflow_log import add_mlflow_arguments, log_evaluation, store_of
 from caad_ds.generation.arguments import add_decoding
 from caad_ds.generation.decoding_settings import Decoding
 from caad_ds.utils.command import ROWS_REJECTED, is_main

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import add_benchmark_arguments
-from caad_ds.evaluation.explain.settings import ANSWERS, AnswerSettings
-from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, store_of
-from caad_ds.evaluation.report.tables import show_doubtful, show_rejected
+from caad_ds.evaluation.explain.answer_settings import ANSWERS, AnswerSettings
+from caad_ds.evaluation.tables_and_plots.mlflow_log import add_mlflow_arguments, store_of
+from caad_ds.evaluation.tables_and_plots.tables import show_doubtful, show_rejected
 from caad_ds.generation.arguments import MODEL, add_device_arguments, add_gate, add_negative
 from caad_ds.utils.command import ROWS_REJECTED, positive
+from caad_ds.utils.formatting import counted
 from caad_ds.utils.paths import existing, model_folder
-from caad_ds.utils.wording import counted
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -5,11 +5,11 @@ import sys
 
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.compare import partly
-from caad_ds.evaluation.page.audio import EMBEDDED_MB
-from caad_ds.evaluation.report.tables import show_silent
+from caad_ds.evaluation.html_report.page_audio import EMBEDDED_MB
+from caad_ds.evaluation.tables_and_plots.tables import show_silent
 from caad_ds.utils.command import ROWS_REJECTED
+from caad_ds.utils.formatting import counted
 from caad_ds.utils.paths import existing, page_file
-from caad_ds.utils.wording import counted
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import add_benchmark_arguments
-from caad_ds.evaluation.report.mlflow_log import add_mlflow_arguments, output_folder, store_of
-from caad_ds.evaluation.report.tables import show
 from caad_ds.evaluation.speed.result import FILES, log_speeds, show_speeds
+from caad_ds.evaluation.tables_and_plots.mlflow_log import add_mlflow_arguments, output_folder, store_of
+from caad_ds.evaluation.tables_and_plots.tables import show
 from caad_ds.generation.arguments import MODEL, add_device_arguments, add_gate, add_negative
 from caad_ds.generation.decoding_settings import check_above_zero, check_gate
 from caad_ds.utils.command import positive

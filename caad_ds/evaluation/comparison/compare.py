@@ -7,9 +7,9 @@ from pathlib import Path
 from caad_ds.evaluation.comparison.result import Comparison, save
 from caad_ds.evaluation.comparison.run_folders import read_runs, read_speeds
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.formatting import counted
 from caad_ds.utils.paths import existing
 from caad_ds.utils.progress import waiting
-from caad_ds.utils.wording import counted
 
 
 def compare(

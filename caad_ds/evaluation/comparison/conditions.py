@@ -5,20 +5,20 @@ from math import inf
 from caad_ds.evaluation.comparison.neutral import by_attribute, commonest_labels, neutral_notes
 from caad_ds.evaluation.comparison.result import Comparison
 from caad_ds.evaluation.comparison.run_folders import Runs
-from caad_ds.evaluation.report.comparison_plots import bars, flip_matrices
-from caad_ds.evaluation.report.comparison_tables import (
+from caad_ds.evaluation.scoring.scores import POOLED, figures_of_each, score_groups
+from caad_ds.evaluation.scoring.significance import differences
+from caad_ds.evaluation.tables_and_plots.comparison_plots import bars, flip_matrices
+from caad_ds.evaluation.tables_and_plots.comparison_tables import (
     NOTE,
     comparison_rows,
     difference_rows,
     interval_rows,
     significance_legend,
 )
-from caad_ds.evaluation.report.confusions import LEGEND as NAMED
-from caad_ds.evaluation.report.confusions import in_markdown, summed
-from caad_ds.evaluation.report.tables import FIGURES, LEGEND, MAIN, NO_INTERVAL, markdown
-from caad_ds.evaluation.report.trade_off_plot import trade_off
-from caad_ds.evaluation.scoring.scores import POOLED, figures_of_each, score_groups
-from caad_ds.evaluation.scoring.significance import differences
+from caad_ds.evaluation.tables_and_plots.confusions import LEGEND as NAMED
+from caad_ds.evaluation.tables_and_plots.confusions import in_markdown, summed
+from caad_ds.evaluation.tables_and_plots.tables import FIGURES, LEGEND, MAIN, NO_INTERVAL, markdown
+from caad_ds.evaluation.tables_and_plots.trade_off_plot import trade_off
 from caad_ds.utils.progress import progress
 
 BARS = {"shift (lower is better)" if name == "shift" else name: key for name, key in MAIN.items() if name != "tir_all"}

@@ -8,18 +8,18 @@ from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import (
     score_instances,
 )
 from caad_ds.evaluation.comparison.result import Comparison
-from caad_ds.evaluation.report.comparison_plots import bars
-from caad_ds.evaluation.report.comparison_tables import (
+from caad_ds.evaluation.scoring.resampling_units import numbered, per_unit
+from caad_ds.evaluation.scoring.significance import DRAWS as PAIRED_DRAWS
+from caad_ds.evaluation.scoring.significance import adjust, difference_of, exchange_p
+from caad_ds.evaluation.tables_and_plots.comparison_plots import bars
+from caad_ds.evaluation.tables_and_plots.comparison_tables import (
     NOTE,
     difference_rows,
     interval_rows,
     significance_legend,
     system_row,
 )
-from caad_ds.evaluation.report.tables import NO_INTERVAL, markdown
-from caad_ds.evaluation.scoring.resampling_units import numbered, per_unit
-from caad_ds.evaluation.scoring.significance import DRAWS as PAIRED_DRAWS
-from caad_ds.evaluation.scoring.significance import adjust, difference_of, exchange_p
+from caad_ds.evaluation.tables_and_plots.tables import NO_INTERVAL, markdown
 from caad_ds.utils.progress import progress
 
 

@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from caad_ds.evaluation.figures.figures import OLDEST, Figures, figures_of
 from caad_ds.evaluation.predictions import REMEDY, RunFolder, prompt_of
+from caad_ds.evaluation.result_kinds.result_kind import OLDEST, ResultKind, result_kind_of
 from caad_ds.evaluation.scoring.matching import VERSION
 from caad_ds.evaluation.scoring.scores import RULES
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.wording import counted
+from caad_ds.utils.formatting import counted
 
 BENCHMARK = {
     "benchmark": "benchmarks",
@@ -30,7 +30,7 @@ class Runs:
     system and run; empty for scores of an earlier version.
     """
 
-    figures: Figures
+    figures: ResultKind
     benchmark: str
     systems: dict[str, list[list[dict]]] = field(default_factory=dict)
     rejected: dict[Path, int] = field(default_factory=dict)  # rows that a run could not use
@@ -47,7 +47,7 @@ def read_runs(folders: list[Path]) -> Runs:
     from runs of its name.
     """
     first_setup = RunFolder(folders[0]).read_scores()["setup"]
-    runs = Runs(figures_of(first_setup), first_setup.get("benchmark", OLDEST))
+    runs = Runs(result_kind_of(first_setup), first_setup.get("benchmark", OLDEST))
     setups: dict[Path, dict] = {}
     items: set[tuple[str, str]] = set()
     groups: dict[str, str] = {}  # by item
@@ -129,7 +129,7 @@ def _without(setup: dict, keys: Iterable[str]) -> dict:
 
 def _scored_predictions(path: Path, scores: dict) -> list[dict]:
     """Return all predictions of a finished run; raises UserError if they are not those that were scored."""
-    figures = figures_of(scores["setup"])
+    figures = result_kind_of(scores["setup"])
     try:
         scored = figures.items(scores)
     except (KeyError, TypeError, AttributeError) as error:

@@ -18,8 +18,8 @@ from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.benchmarks.benchmark import Benchmark
 from caad_ds.evaluation.benchmarks.items import Item, rows_of
 from caad_ds.evaluation.benchmarks.kinds import load, named
+from caad_ds.evaluation.explain.answer_settings import AnswerSettings
 from caad_ds.evaluation.explain.result import Explanations
-from caad_ds.evaluation.explain.settings import AnswerSettings
 from caad_ds.evaluation.explain.token_picture import draw
 from caad_ds.evaluation.explain.token_text import Tokens
 from caad_ds.generation.clips import Clips

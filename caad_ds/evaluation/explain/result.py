@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from caad_ds.evaluation.report.mlflow_log import Record, Store, log_record
-from caad_ds.models.folder_hash import model_hash
+from caad_ds.evaluation.tables_and_plots.mlflow_log import Record, Store, log_record
+from caad_ds.models.model_hashes import model_hash
 from caad_ds.utils.paths import run_name
 
 

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from caad_ds.evaluation.report.tables import LEGEND, MAIN, percent, show
 from caad_ds.evaluation.scoring.metrics import ACCURACY, CONFLICTS
 from caad_ds.evaluation.scoring.scores import POOLED
-from caad_ds.evaluation.teacher_check.signals import Signal
+from caad_ds.evaluation.tables_and_plots.tables import LEGEND, MAIN, percent, show
+from caad_ds.evaluation.teacher_check.contrast_signals import Signal
 from caad_ds.evaluation.teacher_check.verdict import Attribute
 from caad_ds.utils.terminal_table import Table
 

@@ -20,25 +20,25 @@ from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.benchmarks.benchmark import Benchmark
 from caad_ds.evaluation.benchmarks.items import BenchmarkRow, Clip, rows_of
 from caad_ds.evaluation.benchmarks.kinds import load, named
-from caad_ds.evaluation.identity import fingerprint
+from caad_ds.evaluation.evaluation_identity import fingerprint
 from caad_ds.evaluation.scoring.metrics import metrics_of
 from caad_ds.evaluation.scoring.scores import POOLED, score
+from caad_ds.evaluation.teacher_check.answer_options import Options
+from caad_ds.evaluation.teacher_check.check_journal import CheckJournal
 from caad_ds.evaluation.teacher_check.check_tables import IntermediateTable, listed
+from caad_ds.evaluation.teacher_check.contrast_signals import Signal
 from caad_ds.evaluation.teacher_check.generalisation import NeutralAnswers, validation_losses
-from caad_ds.evaluation.teacher_check.journal import CheckJournal
-from caad_ds.evaluation.teacher_check.options import Options
 from caad_ds.evaluation.teacher_check.probe import Probe
-from caad_ds.evaluation.teacher_check.signals import Signal
 from caad_ds.evaluation.teacher_check.verdict import Attribute, figures, judge
 from caad_ds.generation.decoding_settings import DTYPES, check_choice, check_counts
 from caad_ds.generation.model import Model
-from caad_ds.models.folder_hash import model_hash
+from caad_ds.models.model_hashes import model_hash
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_json
+from caad_ds.utils.formatting import counted
 from caad_ds.utils.paths import existing, model_folder, new_file, run_name
 from caad_ds.utils.progress import progress, waiting
-from caad_ds.utils.wording import counted
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from caad_ds.data.batch import Batch
 from caad_ds.evaluation.benchmarks.items import Item
+from caad_ds.evaluation.teacher_check.contrast_signals import Paths, Signal, signals
 from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
 from caad_ds.evaluation.teacher_check.prefix_tree import Ids, common_length, levels
-from caad_ds.evaluation.teacher_check.signals import Paths, Signal, signals
 from caad_ds.generation.model import Model
 from caad_ds.loss.head import LMHead
 from caad_ds.loss.objective import contrast

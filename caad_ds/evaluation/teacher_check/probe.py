@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from caad_ds.evaluation.benchmarks.items import BenchmarkRow, Item
+from caad_ds.evaluation.teacher_check.answer_options import Options
+from caad_ds.evaluation.teacher_check.check_journal import CheckJournal
+from caad_ds.evaluation.teacher_check.contrast_signals import Signal, signals
 from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
-from caad_ds.evaluation.teacher_check.journal import CheckJournal
 from caad_ds.evaluation.teacher_check.option_likelihoods import log_likelihoods
-from caad_ds.evaluation.teacher_check.options import Options
-from caad_ds.evaluation.teacher_check.signals import Signal, signals
 from caad_ds.evaluation.teacher_check.teacher_answers import answers
 from caad_ds.generation.model import Model
 from caad_ds.utils.progress import progress

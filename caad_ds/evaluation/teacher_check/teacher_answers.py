@@ -10,10 +10,10 @@ from transformers import Cache, LogitsProcessor
 
 from caad_ds.data.batch import Batch
 from caad_ds.evaluation.benchmarks.items import Item
+from caad_ds.evaluation.teacher_check.contrast_signals import Paths, Signal
 from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
 from caad_ds.evaluation.teacher_check.option_likelihoods import cuts
 from caad_ds.evaluation.teacher_check.prefix_tree import embedded, levels
-from caad_ds.evaluation.teacher_check.signals import Paths, Signal
 from caad_ds.generation.decoding import ContrastiveLogits, continued, without_placeholder
 from caad_ds.generation.model import Model
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM

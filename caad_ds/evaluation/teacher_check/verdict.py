@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 
 from caad_ds.evaluation.scoring.metrics import CONFLICTS, metrics_of
 from caad_ds.evaluation.scoring.scores import LEVEL, POOLED, score
+from caad_ds.evaluation.teacher_check.contrast_signals import Signal
 from caad_ds.evaluation.teacher_check.generalisation import (
     UNKNOWN,
     NeutralAnswers,
@@ -17,7 +18,6 @@ from caad_ds.evaluation.teacher_check.generalisation import (
     loss_trend,
 )
 from caad_ds.evaluation.teacher_check.option_likelihoods import entropy
-from caad_ds.evaluation.teacher_check.signals import Signal
 
 # Below this share of the labels' entropy a negative favours one option although the text gives no reason for it. A
 # higher entropy is necessary, not sufficient: the negative may still be out of distribution.

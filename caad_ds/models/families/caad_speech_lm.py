@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from caad_ds.data.audio.levels import SAMPLE_RATE
+from caad_ds.data.audio.usable_audio import SAMPLE_RATE
 from caad_ds.data.batch import Audio, Batch, len_of
 from caad_ds.models.audio_lm import AudioLM, NamedTensors
 from caad_ds.models.language_model.layers import keep_first_layers

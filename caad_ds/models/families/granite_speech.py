@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from caad_ds.data.audio.levels import SAMPLE_RATE
+from caad_ds.data.audio.usable_audio import SAMPLE_RATE
 from caad_ds.models import transformers_lm
 from caad_ds.models.family import Family
 from caad_ds.models.processor_reader import ProcessorReader

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from caad_ds.data.audio.levels import SAMPLE_RATE
-from caad_ds.data.markers import user_content
+from caad_ds.data.audio.usable_audio import SAMPLE_RATE
+from caad_ds.data.audio_markers import user_content
 from caad_ds.models import transformers_lm
 from caad_ds.models.family import Family
 from caad_ds.models.processor_reader import ProcessorReader, check_packages

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from jinja2 import TemplateError
 
-from caad_ds.data.markers import AUDIO
+from caad_ds.data.audio_markers import AUDIO
 from caad_ds.models.prompts.control_tokens import SPAN
 from caad_ds.utils.errors import UserError
 

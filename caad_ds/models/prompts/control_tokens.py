@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from caad_ds.data.markers import AUDIO, END_AUDIO, MARKERS, START_AUDIO
+from caad_ds.data.audio_markers import AUDIO, END_AUDIO, MARKERS, START_AUDIO
 from caad_ds.utils.errors import UserError
 
 SPAN = re.compile(f"(?:{re.escape(START_AUDIO)})?{re.escape(AUDIO)}(?:{re.escape(END_AUDIO)})?")

@@ -11,8 +11,8 @@ from typing import Any, cast
 
 import torch
 
+from caad_ds.data.audio_markers import AUDIO
 from caad_ds.data.batch import IGNORE, Batch
-from caad_ds.data.markers import AUDIO
 from caad_ds.data.record import PromptRecord
 from caad_ds.data.sample import Sample
 from caad_ds.models.prompts.audio_spans import AudioSpans, MarkedText, render

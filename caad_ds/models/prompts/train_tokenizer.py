@@ -9,7 +9,7 @@ from typing import Any
 import sentencepiece
 from transformers import AutoTokenizer
 
-from caad_ds.data.markers import END_AUDIO, START_AUDIO
+from caad_ds.data.audio_markers import END_AUDIO, START_AUDIO
 
 USER, ASSISTANT = "<user>", "<assistant>"
 TEMPLATE = (

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from caad_ds.models.hub_names import drop_folder_names
 from caad_ds.models.language_model import lora
 from caad_ds.models.language_model.llm import check_llm, check_vocabulary, load_tokenizer
+from caad_ds.models.origin_names import drop_folder_names
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.prompts.prompt_encoder import FORM, form_of
 from caad_ds.models.speech_lm.encoder_folder import config_inside, load_encoder, unloaded_encoder

@@ -9,8 +9,8 @@ from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from caad_ds.serving.server import replies
+from caad_ds.serving.server.access_control import Application, Guard
 from caad_ds.serving.server.completions import Completions
-from caad_ds.serving.server.guard import Application, Guard
 from caad_ds.serving.server.refusals import Refused
 from caad_ds.serving.server.service import Service
 

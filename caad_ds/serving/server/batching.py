@@ -18,7 +18,7 @@ from caad_ds.generation.decoding import Contrast, answer_ends, generate
 from caad_ds.generation.model import Model
 from caad_ds.generation.sampling import PerItemSampling, Sampling
 from caad_ds.generation.streaming import Pieces
-from caad_ds.serving.server.prepare import Prepared
+from caad_ds.serving.server.model_input import Prepared
 from caad_ds.utils.errors import UserError
 
 

@@ -19,7 +19,7 @@ from caad_ds.training.checkpoints import random_state, universal_checkpoint
 from caad_ds.training.checkpoints.retention import kept
 from caad_ds.training.checks.finite_weights import own_optimizer, require_finite
 from caad_ds.training.engines import full_weights
-from caad_ds.training.identity import Identity
+from caad_ds.training.run_identity import Identity
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors, file_hash, follow_umask, write_atomic
 from caad_ds.utils.progress import Heartbeat

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.config.schema import Config
-from caad_ds.data.index import FILE_NAME, no_index
+from caad_ds.data.shard_index import FILE_NAME, no_index
 from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.tracking import Target
 from caad_ds.utils.errors import UserError

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from caad_ds.config.schema import Config
-from caad_ds.distill.signal import TeacherSignal
+from caad_ds.distill.teacher_signal import TeacherSignal
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.utils.errors import UserError
 

@@ -43,8 +43,8 @@ def export(
         from caad_ds.training.checkpoints.checkpoint import WEIGHTS, Checkpoints, verify
         from caad_ds.training.export.model_card import write_card
         from caad_ds.training.export.model_folder import all_weights, write_model
-        from caad_ds.training.identity import part_hash, prompts_identity
         from caad_ds.training.metrics.mlflow_run import note_export
+        from caad_ds.training.run_identity import part_hash, prompts_identity
         from caad_ds.utils.device import DTYPES
 
         if source == output_dir:

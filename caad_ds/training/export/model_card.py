@@ -12,13 +12,13 @@ from caad_ds.config.schema import Config
 from caad_ds.models.reader import AFTER_AUDIO, Reader
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig
 from caad_ds.training.export import README
-from caad_ds.training.export.bases import HUB, UNKNOWN, Base
+from caad_ds.training.export.base_models import HUB, UNKNOWN, Base
 from caad_ds.training.export.corpora import Corpora, read_corpora
 from caad_ds.training.export.recipe import recipe
 from caad_ds.training.export.start_record import StartRecord
 from caad_ds.utils.files import read_json
+from caad_ds.utils.formatting import short
 from caad_ds.utils.markdown import code, one_line, plain
-from caad_ds.utils.wording import short
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 MISSING = "not recorded"

@@ -3,7 +3,7 @@
 from caad_ds.config.listing import field_of
 from caad_ds.config.schema import Config
 from caad_ds.tracking.secrets import hide_secrets
-from caad_ds.training.identity import course, flatten
+from caad_ds.training.run_identity import course, flatten
 from caad_ds.utils.text import as_text
 
 ALWAYS = (

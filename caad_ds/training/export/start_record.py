@@ -7,11 +7,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from caad_ds import __version__
 from caad_ds.config.schema import Config
-from caad_ds.data.index import FILE_NAME
-from caad_ds.data.reader import IndexedReader
+from caad_ds.data.shard_index import FILE_NAME
+from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.data.stream import StreamReader
 from caad_ds.tracking.origin import PACKAGE, PACKAGES, git_commit, installed_version
-from caad_ds.training.export.bases import Base, bases_of
+from caad_ds.training.export.base_models import Base, bases_of
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import file_hash, read_json, write_atomic, write_json
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from caad_ds.data.audio.levels import SAMPLE_RATE
+from caad_ds.data.audio.usable_audio import SAMPLE_RATE
 from caad_ds.data.batch import Audio
 from caad_ds.models import auto
 from caad_ds.models.audio_lm import AudioLM

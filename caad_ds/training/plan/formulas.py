@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from caad_ds.config.deepspeed_files import offloaded
+from caad_ds.config.deepspeed_settings import offloaded
 from caad_ds.distill.teacher_cache.layout import CacheForm, Layout
 from caad_ds.loss.chunked import rows_within_budget
 

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import torch
 
-from caad_ds.config.deepspeed_files import deepspeed_config, teacher_file
+from caad_ds.config.deepspeed_settings import deepspeed_config, teacher_file
 from caad_ds.config.schema import Config
 from caad_ds.loss.objective import Objective
 from caad_ds.training.batches import teacher_batch
@@ -140,7 +140,7 @@ class MemoryPlan:
     def host(self, column: str) -> float:
         """Return a rank's host memory: what of student and teacher is offloaded, and the buffers of one on NVMe.
 
-        Each of `buffer_count` buffers takes a rank's share of the teacher's largest weight (deepspeed_files.py).
+        Each of `buffer_count` buffers takes a rank's share of the teacher's largest weight (deepspeed_settings.py).
         """
         teacher, width, ranks = self.engines.teacher, self.engines.width, self.engines.ranks
         if self.engines.device is None:

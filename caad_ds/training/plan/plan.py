@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from caad_ds.config.cache_section import CacheSection
-from caad_ds.config.deepspeed_files import check_deepspeed
+from caad_ds.config.deepspeed_settings import check_deepspeed
 from caad_ds.config.schema import Config
 from caad_ds.distill.teacher_cache.layout import CacheForm
 from caad_ds.training.batches import batch_shape

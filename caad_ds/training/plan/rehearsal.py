@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from caad_ds.data.batch import IGNORE, Batch, joined
-from caad_ds.distill.signal import TeacherForward
+from caad_ds.distill.teacher_signal import TeacherForward
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.training.plan.audio_inputs import audio_inputs, placeholder
 from caad_ds.training.plan.meta_models import MetaModel, shares_encoding

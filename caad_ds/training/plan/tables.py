@@ -7,8 +7,8 @@ from rich.console import Console
 
 from caad_ds.training.plan.memory_plan import LARGEST
 from caad_ds.training.plan.plan import Plan
+from caad_ds.utils.formatting import gigabytes, short
 from caad_ds.utils.terminal_table import Table
-from caad_ds.utils.wording import gigabytes, short
 
 UNWRAPPED = 160
 

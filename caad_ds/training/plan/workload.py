@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from caad_ds.config.schema import Config
-from caad_ds.data.index import FILE_NAME, ShardIndex
-from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sampler import GlobalOrder
+from caad_ds.data.shard_index import FILE_NAME, ShardIndex
+from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.models.auto import supported
 from caad_ds.models.language_model.llm import load_tokenizer
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder, PromptRecord

@@ -11,9 +11,9 @@ from deepspeed.accelerator import get_accelerator
 
 from caad_ds.config.schema import Config
 from caad_ds.distill.pairing import Pairing
-from caad_ds.distill.signal import OnlineTeacher, TeacherSignal
 from caad_ds.distill.student_objective import Timed
-from caad_ds.distill.teacher_cache.signals import CachedTeacher
+from caad_ds.distill.teacher_cache.cached_signals import CachedTeacher
+from caad_ds.distill.teacher_signal import OnlineTeacher, TeacherSignal
 from caad_ds.loss.head import LMHead
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.training import engines

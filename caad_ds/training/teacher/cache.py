@@ -12,9 +12,9 @@ import transformers
 
 from caad_ds.config.cache_section import CacheSection
 from caad_ds.config.schema import Config
-from caad_ds.data.reader import IndexedReader
+from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.data.stream import StreamReader
-from caad_ds.distill.signal import OnlineTeacher
+from caad_ds.distill.teacher_cache.cached_signals import FillingTeacher
 from caad_ds.distill.teacher_cache.filling_state import MARK, WHOLE, filling, mark_of, writer_of
 from caad_ds.distill.teacher_cache.head_file import HEAD, read_head, write_head
 from caad_ds.distill.teacher_cache.key import FORM, KEY, PRECISION, check_key, fingerprint, read_key, write_key
@@ -27,13 +27,13 @@ from caad_ds.distill.teacher_cache.segments import (
     length_fault,
     read_segments,
 )
-from caad_ds.distill.teacher_cache.signals import FillingTeacher
 from caad_ds.distill.teacher_cache.store import Store, named
+from caad_ds.distill.teacher_signal import OnlineTeacher
 from caad_ds.loss.head import LMHead
 from caad_ds.models import auto
 from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.models.audio_lm import AudioLM
-from caad_ds.models.folder_hash import model_hash
+from caad_ds.models.model_hashes import model_hash
 from caad_ds.models.reader import Reader
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.training.batches import partners_identity

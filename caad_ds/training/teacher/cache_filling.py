@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 import torch
 
-from caad_ds.config.deepspeed_files import check_deepspeed
+from caad_ds.config.deepspeed_settings import check_deepspeed
 from caad_ds.config.schema import Config
 from caad_ds.data.loader import Loader
-from caad_ds.data.reader import IndexedReader
 from caad_ds.data.sample import Sample
-from caad_ds.distill.teacher_cache.signals import FillingTeacher
+from caad_ds.data.shard_reader import IndexedReader
+from caad_ds.distill.teacher_cache.cached_signals import FillingTeacher
 from caad_ds.distill.teacher_cache.store import content_of, named
 from caad_ds.training.checks.attention import check_attention
 from caad_ds.training.checks.finite_weights import check_models
@@ -22,9 +22,9 @@ from caad_ds.training.teacher.cache import TeacherCache, seen
 from caad_ds.training.teacher_and_student import load_models, pair
 from caad_ds.utils.array_part import Part
 from caad_ds.utils.command import is_main
+from caad_ds.utils.formatting import counted, gigabytes
 from caad_ds.utils.progress import Heartbeat
 from caad_ds.utils.ranks import agreed, from_main, gathered, world
-from caad_ds.utils.wording import counted, gigabytes
 
 ROUNDS = 64  # batches of a rank after which stored rows are published
 

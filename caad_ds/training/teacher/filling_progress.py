@@ -5,8 +5,8 @@ from typing import Self
 
 from caad_ds.data.sampler import Order, ends_epoch
 from caad_ds.distill.pairing import Pairing
-from caad_ds.distill.signal import TeacherSignal
-from caad_ds.distill.teacher_cache.signals import FillingTeacher
+from caad_ds.distill.teacher_cache.cached_signals import FillingTeacher
+from caad_ds.distill.teacher_signal import TeacherSignal
 from caad_ds.training.teacher.cache import TeacherCache
 from caad_ds.utils.progress import Heartbeat
 from caad_ds.utils.ranks import from_main

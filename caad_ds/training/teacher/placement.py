@@ -12,7 +12,7 @@ import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from torch import nn
 
-from caad_ds.config.deepspeed_files import deepspeed_config, offloaded
+from caad_ds.config.deepspeed_settings import deepspeed_config, offloaded
 from caad_ds.config.schema import Config
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors

@@ -13,7 +13,7 @@ clip at 0 dB would raise its estimate to 12 dB.
 import numpy as np
 
 from caad_ds.data.audio.decode import SAMPLE_RATE, AudioError
-from caad_ds.data.audio.levels import NOISE
+from caad_ds.data.audio.usable_audio import NOISE
 from data_prep.annotate.annotators import Measure, at_least
 
 KEYS = ("snr_db",)

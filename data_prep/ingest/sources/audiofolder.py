@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caad_ds.utils.errors import UserError
-from data_prep.common import forms
+from data_prep.common import file_formats
 from data_prep.common.jsonl import Rejected
 from data_prep.ingest.sources import csv, parquet
 from data_prep.ingest.table import Row, json_rows
@@ -23,7 +23,7 @@ def rows(root: Path) -> Iterator[Row | Rejected]:
     """Yield the rows of every metadata file, by path; UserError if `root` has none."""
     found = sorted(path for path in root.rglob("metadata.*") if path.suffix in READERS and path.is_file())
     if not found:
-        hint = forms.in_folder(root) if root.is_dir() else "it is a file; name its folder"
+        hint = file_formats.in_folder(root) if root.is_dir() else "it is a file; name its folder"
         raise UserError(f"{root}: no metadata.csv, .jsonl or .parquet is in it: {hint}")
     for listing in found:
         yield from READERS[listing.suffix](listing, root)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.text import BOM, TextError, decode_line, numbered
-from data_prep.common import forms
+from data_prep.common import file_formats
 from data_prep.common.jsonl import Rejected, start_of
 from data_prep.ingest.table import Row
 
@@ -30,7 +30,7 @@ EXCEL = re.compile(r'"?sep=(.)"?')  # Excel's first line that names the separato
 def rows(root: Path) -> Iterator[Row | Rejected]:
     """Yield a row per line below the header; UserError without a header or file."""
     if root.is_dir():
-        raise UserError(f"{root}: {forms.in_folder(root)}")
+        raise UserError(f"{root}: {file_formats.in_folder(root)}")
     return read(root, root)
 
 
@@ -66,7 +66,7 @@ class _Lines:
 def _require_table(path: Path) -> None:
     start = start_of(path)
     if start.startswith(b"PAR1"):
-        raise UserError(f"{path}: {forms.check_jsonl(path, start)}")
+        raise UserError(f"{path}: {file_formats.check_jsonl(path, start)}")
     if start.removeprefix(BOM).lstrip().startswith(b"{"):
         quoted = shlex.quote(str(path))
         raise UserError(f"{path}: it looks like JSONL, not CSV; `caad-ds prep ingest jsonl --root {quoted}` reads it")

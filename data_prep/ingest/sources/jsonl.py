@@ -14,11 +14,11 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from caad_ds.data.markers import AUDIO as MARK
-from caad_ds.data.markers import END_AUDIO, START_AUDIO
+from caad_ds.data.audio_markers import AUDIO as MARK
+from caad_ds.data.audio_markers import END_AUDIO, START_AUDIO
 from caad_ds.data.record import FIELDS, type_fault
 from caad_ds.utils.errors import UserError
-from data_prep.common import forms
+from data_prep.common import file_formats
 from data_prep.common.jsonl import Rejected
 from data_prep.ingest.table import TEXT_NAMES, Fault, Row, first_given, identity_of, json_rows, seconds, take_audio
 
@@ -32,7 +32,7 @@ def rows(root: Path) -> Iterator[Row | Rejected]:
     """Yield a row per line of the file, or of `manifest.jsonl` in the folder; UserError if the folder has none."""
     listing = root / "manifest.jsonl" if root.is_dir() else root
     if root.is_dir() and not listing.exists():
-        raise UserError(f"{root}: it holds no manifest.jsonl: {forms.in_folder(root)}")
+        raise UserError(f"{root}: it holds no manifest.jsonl: {file_formats.in_folder(root)}")
     return json_rows(listing, root)
 
 

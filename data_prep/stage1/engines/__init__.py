@@ -2,14 +2,14 @@
 
 An engine of this package is a module of it whose name is one of `ENGINES`, with
 
-- `prepare(options: EngineOptions) -> PreparedEngine` (options.py), which loads no weights: it raises UserError for
-  options that the engine does not support, and returns what the answers depend on. Importing the module must not
+- `prepare(options: EngineOptions) -> PreparedEngine` (engine_options.py), which loads no weights: it raises UserError
+  for options that the engine does not support, and returns what the answers depend on. Importing the module must not
   import PyTorch.
 
 An engine outside this package is a module with a dotted name that has
 
 - `load(model: str | None, generation: GenerationSettings) -> Engine`: the value of --model and the generation settings
-  (settings.py);
+  (generation_settings.py);
 - `BLOCK`, if its answers depend on which records are batched: the number of consecutive records in a block (default 1).
 """
 
@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from caad_ds.data.record import Record
 from caad_ds.utils.plugins import plugin_module
 from caad_ds.utils.progress import waiting
-from data_prep.stage1.engines.options import EngineOptions
+from data_prep.stage1.engines.engine_options import EngineOptions
 
 ENGINES = ("template", "transformers", "vllm", "openai", "speech")
 

@@ -8,7 +8,7 @@ from caad_ds.data.record import Message, PromptRecord, Record
 from caad_ds.utils.errors import UserError, first_line
 from caad_ds.utils.progress import waiting
 from data_prep.stage1.engines import Answer
-from data_prep.stage1.engines.settings import GenerationSettings
+from data_prep.stage1.engines.generation_settings import GenerationSettings
 
 if TYPE_CHECKING:  # it imports PyTorch
     from caad_ds.models.prompts.prompt_encoder import PromptEncoder

@@ -18,8 +18,8 @@ from caad_ds.generation.chat_client import (
 from caad_ds.models.prompts.control_tokens import check_markup
 from caad_ds.utils.errors import UserError
 from data_prep.stage1.engines import Answer, PreparedEngine
-from data_prep.stage1.engines.options import KEY_VARIABLE, EngineOptions, Server
-from data_prep.stage1.engines.settings import GenerationSettings
+from data_prep.stage1.engines.engine_options import KEY_VARIABLE, EngineOptions, Server
+from data_prep.stage1.engines.generation_settings import GenerationSettings
 
 
 def prepare(options: EngineOptions) -> PreparedEngine:

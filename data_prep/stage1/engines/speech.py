@@ -11,9 +11,9 @@ from caad_ds.utils.paths import model_folder
 from caad_ds.utils.progress import progress, waiting
 from data_prep.common.audio_entry import waveform
 from data_prep.stage1.engines import Answer, Engine, PreparedEngine
+from data_prep.stage1.engines.engine_options import EngineOptions
+from data_prep.stage1.engines.generation_settings import GenerationSettings
 from data_prep.stage1.engines.local import WINDOW, LocalEngine, Prompt, chosen_dtype, default_dtype
-from data_prep.stage1.engines.options import EngineOptions
-from data_prep.stage1.engines.settings import GenerationSettings
 
 
 def prepare(options: EngineOptions) -> PreparedEngine:
@@ -22,7 +22,7 @@ def prepare(options: EngineOptions) -> PreparedEngine:
     generation, batch_size = options.generation, options.batch_size
     folder = model_folder(options.needed_model("speech", "folder or hub id of an audio LM"))
     with waiting(f"hashing {folder}"):
-        from caad_ds.models.folder_hash import model_hash  # it imports PyTorch
+        from caad_ds.models.model_hashes import model_hash  # it imports PyTorch
 
         model = model_hash(folder)
     dtype = chosen_dtype(options.dtype, options.device)

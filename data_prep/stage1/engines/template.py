@@ -7,7 +7,7 @@ from caad_ds.data.record import Record
 from caad_ds.utils.errors import UserError
 from data_prep.common.prompt_metadata import prompt_of
 from data_prep.stage1.engines import Answer, PreparedEngine
-from data_prep.stage1.engines.options import EngineOptions
+from data_prep.stage1.engines.engine_options import EngineOptions
 
 MISSING = (
     "record: its prompt has no statement for the template engine to answer with; run `caad-ds prep describe`, or "

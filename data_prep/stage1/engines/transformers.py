@@ -6,9 +6,9 @@ from typing import Any
 from caad_ds.utils.paths import check_hub_or_folder
 from caad_ds.utils.progress import progress
 from data_prep.stage1.engines import Answer, Engine, PreparedEngine
+from data_prep.stage1.engines.engine_options import EngineOptions
+from data_prep.stage1.engines.generation_settings import GenerationSettings
 from data_prep.stage1.engines.local import WINDOW, LocalEngine, Prompt, chat_prompt_encoder, chosen_dtype, default_dtype
-from data_prep.stage1.engines.options import EngineOptions
-from data_prep.stage1.engines.settings import GenerationSettings
 
 
 def prepare(options: EngineOptions) -> PreparedEngine:

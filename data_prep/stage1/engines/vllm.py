@@ -14,9 +14,9 @@ from caad_ds.utils.errors import UserError, first_line
 from caad_ds.utils.paths import check_hub_or_folder
 from caad_ds.utils.progress import progress
 from data_prep.stage1.engines import Answer, Engine, PreparedEngine
+from data_prep.stage1.engines.engine_options import EngineOptions
+from data_prep.stage1.engines.generation_settings import GenerationSettings
 from data_prep.stage1.engines.local import LocalEngine, Prompt, chat_prompt_encoder, chosen_dtype
-from data_prep.stage1.engines.options import EngineOptions
-from data_prep.stage1.engines.settings import GenerationSettings
 
 BLOCK = 1024  # records handed over at once
 

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from caad_ds.data.audio.decode import examine
-from caad_ds.data.reader import IndexedReader
+from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer
 from data_prep.common.manifest import load_manifest, write_manifest

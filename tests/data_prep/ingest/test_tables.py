@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from caad_ds import cli
 from caad_ds.data.audio.decode import measured_pcm16
-from caad_ds.data.reader import IndexedReader
+from caad_ds.data.shard_reader import IndexedReader
 from data_prep.common.manifest import load_manifest, write_manifest
 from data_prep.ingest.sources import csv
 from data_prep.pack.pack import pack

@@ -10,7 +10,7 @@ import soundfile
 import soxr
 import webdataset
 
-from caad_ds.data.reader import IndexedReader
+from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.utils.errors import UserError
 from data_prep.common.manifest import load_manifest, write_manifest
 from data_prep.pack.pack import pack

@@ -13,7 +13,7 @@ from caad_ds.cli import main
 from caad_ds.data.audio.decode import AudioError, examine, load, measured_pcm16
 from caad_ds.data.audio.flac import decode, encode
 from caad_ds.data.audio.pcm16 import to_pcm16
-from caad_ds.data.reader import IndexedReader
+from caad_ds.data.shard_reader import IndexedReader
 from data_prep.common.manifest import write_manifest
 from data_prep.pack.pack import pack
 from tests.data.tones import read, record, tone

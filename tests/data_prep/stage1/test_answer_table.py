@@ -7,7 +7,7 @@ import pytest
 from data_prep import describe
 from data_prep.stage1 import answer_table, merge, pseudo_gt
 from data_prep.stage1.engines import Answer, template
-from data_prep.stage1.engines.settings import SYSTEM, GenerationSettings
+from data_prep.stage1.engines.generation_settings import SYSTEM, GenerationSettings
 from tests.data_prep.lines import read
 
 OPEN, CLOSED = "Which gender is it?", "Male or female?"

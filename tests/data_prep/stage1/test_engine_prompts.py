@@ -6,10 +6,10 @@ from transformers import AutoTokenizer
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 from data_prep.stage1 import pseudo_gt
+from data_prep.stage1.engines.engine_options import Server
+from data_prep.stage1.engines.generation_settings import GenerationSettings
 from data_prep.stage1.engines.local import chat_prompt_encoder
 from data_prep.stage1.engines.openai import OpenAIEngine
-from data_prep.stage1.engines.options import Server
-from data_prep.stage1.engines.settings import GenerationSettings
 from data_prep.stage1.engines.transformers import TransformersEngine
 from tests.data_prep.lines import read
 from tests.data_prep.llm import TEMPLATE

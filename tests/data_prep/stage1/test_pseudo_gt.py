@@ -10,13 +10,13 @@ from safetensors.torch import load_file, save_file
 
 from caad_ds import cli
 from caad_ds.utils.errors import UserError
-from data_prep.common.journal import step_journal
+from data_prep.common.step_journal import step_journal
 from data_prep.stage1 import pseudo_gt
 from data_prep.stage1.answer_checks import AnswerChecks
 from data_prep.stage1.answers import Answers
 from data_prep.stage1.engines import Answer, template
-from data_prep.stage1.engines.options import EngineOptions
-from data_prep.stage1.engines.settings import GenerationSettings
+from data_prep.stage1.engines.engine_options import EngineOptions
+from data_prep.stage1.engines.generation_settings import GenerationSettings
 from data_prep.stage1.engines.template import TemplateEngine
 from data_prep.stage1.engines.transformers import TransformersEngine
 from data_prep.stage1.textual_messages import textual_messages

@@ -7,7 +7,7 @@ import pytest
 from caad_ds.utils.errors import UserError
 from data_prep.stage1 import pseudo_gt
 from data_prep.stage1.answer_checks import CHECKS
-from data_prep.stage1.engines.settings import GenerationSettings
+from data_prep.stage1.engines.generation_settings import GenerationSettings
 from tests.data_prep.lines import read
 from tests.data_prep.llm import make_llm
 from tests.data_prep.questions import question

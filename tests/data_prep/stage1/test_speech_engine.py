@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from caad_ds import cli
-from caad_ds.data.markers import user_content
+from caad_ds.data.audio_markers import user_content
 from caad_ds.evaluation.benchmarks.items import Clip, Item
 from caad_ds.generation.decoding import decode
 from caad_ds.generation.model import Model
@@ -19,7 +19,7 @@ from caad_ds.models.language_model.llm import load_tokenizer
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.folder import save
 from data_prep.stage1.answer_checks import CHECKS
-from data_prep.stage1.engines.settings import GenerationSettings
+from data_prep.stage1.engines.generation_settings import GenerationSettings
 from data_prep.stage1.engines.speech import SpeechEngine
 from tests.data_prep.lines import read
 from tests.data_prep.llm import make_llm

@@ -17,7 +17,7 @@ from caad_ds.distill.teacher_cache.store import Store
 from caad_ds.loss.head import LMHead
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer
-from caad_ds.utils.wording import counted
+from caad_ds.utils.formatting import counted
 from data_prep.common.manifest import write_manifest
 from data_prep.pack.pack import pack
 

@@ -13,8 +13,8 @@ import pytest
 import soundfile
 
 from caad_ds import cli
-from caad_ds.data.index import IndexFile, SampleEntry, Shard, ShardIndex
-from caad_ds.utils.wording import counted
+from caad_ds.data.shard_index import IndexFile, SampleEntry, Shard, ShardIndex
+from caad_ds.utils.formatting import counted
 from data_prep.common.manifest import write_manifest
 from data_prep.pack.pack import pack
 from tests.data_prep.lines import read

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from caad_ds import cli
-from caad_ds.evaluation.benchmarks.described.description import Columns, Description
+from caad_ds.evaluation.benchmarks.from_description.description import Columns, Description
 from caad_ds.evaluation.benchmarks.kinds import PROMPTS
 from caad_ds.evaluation.benchmarks.mcr_bench import WRAPPER
 from caad_ds.evaluation.scoring.rules import RuleName

@@ -13,7 +13,7 @@ from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import dimensio
 from caad_ds.evaluation.benchmarks.kinds import load
 from caad_ds.evaluation.commands import evaluate
 from caad_ds.evaluation.comparison.dynamic_superb_dimensions import differences
-from caad_ds.evaluation.identity import fingerprint
+from caad_ds.evaluation.evaluation_identity import fingerprint
 from caad_ds.evaluation.scoring.matching import VERSION
 from caad_ds.utils.errors import UserError
 from tests.command import run_command

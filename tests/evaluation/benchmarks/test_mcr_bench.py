@@ -7,7 +7,7 @@ from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.benchmarks.kinds import PROMPTS, load
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.comparison.compare import compare
-from caad_ds.evaluation.identity import fingerprint
+from caad_ds.evaluation.evaluation_identity import fingerprint
 from caad_ds.utils.errors import UserError
 from tests.evaluation.benchmarks.superb_files import COUNTING, row, write_jsonl
 

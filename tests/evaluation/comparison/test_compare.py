@@ -9,9 +9,9 @@ import pytest
 
 from caad_ds import cli
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
-from caad_ds.evaluation.report.comparison_plots import flips
 from caad_ds.evaluation.scoring.matching import VERSION
 from caad_ds.evaluation.scoring.scores import score
+from caad_ds.evaluation.tables_and_plots.comparison_plots import flips
 
 ITEMS = 40
 NEUTRAL = np.arange(ITEMS) < 30

@@ -16,9 +16,9 @@ from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.explain.explain import LONGEST_ENDING, file_stems
 from caad_ds.evaluation.explain.token_picture import A_PAGE, draw, visible
 from caad_ds.evaluation.explain.token_text import Tokens
+from caad_ds.evaluation.teacher_check.contrast_signals import Signal
 from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
 from caad_ds.evaluation.teacher_check.option_likelihoods import log_likelihoods
-from caad_ds.evaluation.teacher_check.signals import Signal
 from caad_ds.generation.model import Model
 from caad_ds.models.speech_lm.folder import load, save
 from tests.evaluation.conftest import TEMPLATE, WORDS, tiny_parts

@@ -9,12 +9,12 @@ import torch
 from caad_ds import cli
 from caad_ds.evaluation.benchmarks.items import rows_of
 from caad_ds.evaluation.benchmarks.kinds import load
+from caad_ds.evaluation.teacher_check.answer_options import Options
+from caad_ds.evaluation.teacher_check.check_journal import CheckJournal
+from caad_ds.evaluation.teacher_check.contrast_signals import Signal
 from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
-from caad_ds.evaluation.teacher_check.journal import CheckJournal
 from caad_ds.evaluation.teacher_check.option_likelihoods import entropy, log_likelihoods
-from caad_ds.evaluation.teacher_check.options import Options
 from caad_ds.evaluation.teacher_check.probe import Probe
-from caad_ds.evaluation.teacher_check.signals import Signal
 from caad_ds.evaluation.teacher_check.verdict import Attribute, figures, judge
 from caad_ds.generation.model import Model
 from tests.evaluation.benchmarks.described_files import mmau

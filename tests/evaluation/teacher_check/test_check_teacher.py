@@ -13,13 +13,13 @@ from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.commands import check_teacher as command_line
 from caad_ds.evaluation.teacher_check import check_teacher
 from caad_ds.evaluation.teacher_check import probe as probe_module
+from caad_ds.evaluation.teacher_check.answer_options import Options
+from caad_ds.evaluation.teacher_check.check_journal import CheckJournal
+from caad_ds.evaluation.teacher_check.contrast_signals import Signal
 from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
 from caad_ds.evaluation.teacher_check.generalisation import HEARD, UNKNOWN
-from caad_ds.evaluation.teacher_check.journal import CheckJournal
 from caad_ds.evaluation.teacher_check.option_likelihoods import entropy, log_likelihoods, shared, whole
-from caad_ds.evaluation.teacher_check.options import Options
 from caad_ds.evaluation.teacher_check.probe import Probe
-from caad_ds.evaluation.teacher_check.signals import Signal
 from caad_ds.evaluation.teacher_check.teacher_answers import answers, shared_prompts, whole_prompts
 from caad_ds.generation.decoding import Contrast, decode
 from caad_ds.generation.model import Model

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from caad_ds.evaluation.teacher_check.contrast_signals import Signal
 from caad_ds.evaluation.teacher_check.generalisation import (
     HEARD,
     OVERFITTED,
@@ -13,7 +14,6 @@ from caad_ds.evaluation.teacher_check.generalisation import (
     NeutralAnswers,
     validation_losses,
 )
-from caad_ds.evaluation.teacher_check.signals import Signal
 from caad_ds.evaluation.teacher_check.verdict import Attribute, figures, judge
 
 POS, NEG, CONTRAST = Signal(), Signal("silence"), Signal("silence", 1.0)

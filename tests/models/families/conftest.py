@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from caad_ds.data.markers import user_content
+from caad_ds.data.audio_markers import user_content
 from caad_ds.data.sample import Sample
 from caad_ds.models import auto, negatives
 from caad_ds.models.audio_lm import AudioLM

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, Qwen2AudioProcessor
 
-from caad_ds.data.markers import AUDIO, user_content
+from caad_ds.data.audio_markers import AUDIO, user_content
 from caad_ds.data.sample import Sample
 from caad_ds.models import auto, negatives
 from caad_ds.models.families.qwen2_audio import FAMILY

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from caad_ds.data.markers import MARKERS, user_content
+from caad_ds.data.audio_markers import MARKERS, user_content
 from caad_ds.models.families.qwen2_audio import FAMILY
 from caad_ds.models.processor_reader import ProcessorReader
 from caad_ds.utils.errors import UserError

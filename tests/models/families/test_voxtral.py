@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from caad_ds.data.markers import AUDIO, END_AUDIO, START_AUDIO
+from caad_ds.data.audio_markers import AUDIO, END_AUDIO, START_AUDIO
 from caad_ds.models import auto, processor_reader
 from caad_ds.models.prompts.tekken import TEMPLATE, tekken_tokenizer
 from caad_ds.models.shared_vocabulary import SharedVocabulary

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from caad_ds.data.audio.levels import SAMPLE_RATE
+from caad_ds.data.audio.usable_audio import SAMPLE_RATE
 from caad_ds.data.batch import Batch
 from caad_ds.generation.clips import Clips
 from caad_ds.generation.question import Question, Recording

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from caad_ds.data.markers import MARKERS, user_content
+from caad_ds.data.audio_markers import MARKERS, user_content
 from caad_ds.models.prompts.chat_template import freeze_template
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.utils.errors import UserError

@@ -9,7 +9,7 @@ from pydantic import create_model
 
 from caad_ds.config import reading
 from caad_ds.config.schema import Config, OptimizerSection
-from caad_ds.training import identity
+from caad_ds.training import run_identity
 from caad_ds.training.checkpoints.checkpoint import verify
 from tests.training.launching import Run, refusal, train
 from tests.training.tiny import config
@@ -130,8 +130,8 @@ def test_a_checkpoint_resumes_after_the_schema_has_got_another_key(resumable, ve
     state = folder / "state.json"
     recorded = json.loads(state.read_text())
     if not versioned:  # as it was written before there was a version
-        course = reading.load_config(resumable).model_dump(mode="json", include=identity.COURSE)
-        settings = identity.part_hash(identity.unversioned_settings(course))
+        course = reading.load_config(resumable).model_dump(mode="json", include=run_identity.COURSE)
+        settings = run_identity.part_hash(run_identity.unversioned_settings(course))
         recorded["state"]["identity"] = {**recorded["state"]["identity"], "settings": settings}
         del recorded["state"]["identity"]["version"]
         state.write_text(json.dumps(recorded))

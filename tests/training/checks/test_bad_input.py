@@ -160,7 +160,7 @@ def test_an_audio_longer_than_the_window_is_refused_before_training(made, world,
 
 def run_out_of_memory() -> None:
     """In a rank: reading data fails on the second rank with an unexpected error."""
-    from caad_ds.data.reader import IndexedReader
+    from caad_ds.data.shard_reader import IndexedReader
 
     read = IndexedReader.__getitem__
 
@@ -197,7 +197,7 @@ def test_a_rank_whose_node_lacks_the_config_ends_all(made):
 
 def run_out_of_memory_in_the_teacher() -> None:
     """In a rank: the second one's third forward fails, where the first waits for its weights."""
-    from caad_ds.distill.signal import TeacherForward
+    from caad_ds.distill.teacher_signal import TeacherForward
 
     forward, calls = TeacherForward.forward, []
 

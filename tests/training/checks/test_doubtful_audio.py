@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from caad_ds.data.audio.levels import ALLOWED, Rules
+from caad_ds.data.audio.usable_audio import ALLOWED, Rules
 from data_prep.pack.pack import pack
 from tests.training.launching import Run
 from tests.training.tiny import ce, records

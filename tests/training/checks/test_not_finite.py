@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from caad_ds.config.reading import load_config
-from caad_ds.data.index import ShardIndex
 from caad_ds.data.sampler import GlobalOrder
+from caad_ds.data.shard_index import ShardIndex
 from caad_ds.training.checkpoints.checkpoint import verify
 from caad_ds.training.checks.skipped_steps import Skips
 from caad_ds.training.engines import load_student

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from caad_ds.config.reading import load_config
-from caad_ds.data.reader import IndexedReader
+from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.distill.pairing import Pairing
 from caad_ds.distill.step import DistillStep
 from caad_ds.training import engines

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from caad_ds import cli
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
-from caad_ds.models.folder_hash import model_hash
+from caad_ds.models.model_hashes import model_hash
 from caad_ds.models.speech_lm import adapters
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.folder import load

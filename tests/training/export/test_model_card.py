@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import ModelCard, constants
 
 from caad_ds.config.reading import load_config
-from caad_ds.training.export.bases import Base, bases_of
+from caad_ds.training.export.base_models import Base, bases_of
 from caad_ds.training.export.model_card import write_card
 from caad_ds.training.export.recipe import recipe
 from caad_ds.utils.markdown import code, one_line, plain

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from safetensors.torch import load_file, save_file
 
-from caad_ds.data.markers import user_content
+from caad_ds.data.audio_markers import user_content
 from caad_ds.models import families
 from data_prep.pack import pack
 from tests.command import run_command

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from caad_ds.data.reader import IndexedReader
+from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.models import auto
 from caad_ds.utils.errors import UserError
 from data_prep.pack import pack

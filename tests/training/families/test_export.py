@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor, Qwen2AudioForConditionalGeneration
 
 from caad_ds import cli
-from caad_ds.data.reader import IndexedReader
+from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.models import auto
 from tests.training.families.plain import logits
 from tests.training.families.qwen import foreign

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer
 
 from caad_ds.config.reading import load_config
-from caad_ds.data.reader import IndexedReader
+from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.distill.pairing import Pairing
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.folder import save

@@ -8,8 +8,8 @@ import torch
 
 from benchmarks import step
 from caad_ds.config.schema import Config
-from caad_ds.distill.signal import TeacherForward
 from caad_ds.distill.student_objective import StudentObjective
+from caad_ds.distill.teacher_signal import TeacherForward
 from caad_ds.models import auto, negatives
 from caad_ds.models.language_model.head_form import HeadForm
 from caad_ds.training.plan import formulas

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from caad_ds.config.reading import load_config
-from caad_ds.distill.signal import OnlineTeacher
 from caad_ds.distill.step import DistillStep
 from caad_ds.distill.teacher_cache.filling_state import WHOLE
 from caad_ds.distill.teacher_cache.layout import Layout
 from caad_ds.distill.teacher_cache.segments import SegmentWriter
 from caad_ds.distill.teacher_cache.store import Store
+from caad_ds.distill.teacher_signal import OnlineTeacher
 from caad_ds.training.teacher.cache_filling import CacheFilling
 from caad_ds.training.teacher.cache_teacher import to_fill
 from caad_ds.training.trainer import Trainer

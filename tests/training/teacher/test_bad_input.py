@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from caad_ds.data.index import ShardIndex
-from caad_ds.distill.signal import OnlineTeacher
+from caad_ds.data.shard_index import ShardIndex
 from caad_ds.distill.teacher_cache.filling_state import MARK
+from caad_ds.distill.teacher_signal import OnlineTeacher
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer
 from data_prep.pack import pack

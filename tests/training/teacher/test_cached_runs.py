@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from caad_ds.distill.signal import OnlineTeacher
-from caad_ds.distill.teacher_cache import segments, signals
+from caad_ds.distill.teacher_cache import cached_signals, segments
+from caad_ds.distill.teacher_signal import OnlineTeacher
 from caad_ds.training import trainer as trainer_module
 from tests.training.teacher.in_process import batch_dependent, rows_of, same_weights, trained, with_cache
 
@@ -93,7 +93,7 @@ def test_bf16_rows_are_the_online_ones_of_an_equal_batch(world, tmp_path, monkey
         return kept[-2], kept[-1]
 
     read = []
-    used = signals.used
+    used = cached_signals.used
 
     def watched(stored, head, objective):
         read.append((stored.positive, stored.negative))
@@ -102,7 +102,7 @@ def test_bf16_rows_are_the_online_ones_of_an_equal_batch(world, tmp_path, monkey
     monkeypatch.setattr(OnlineTeacher, "signal", noted)
     changes = {"run": {"precision": "bf16"}, "optimizer": {"steps": 3}}
     trained(with_cache(world, tmp_path / "a", tmp_path / "cache", **changes))
-    monkeypatch.setattr(signals, "used", watched)
+    monkeypatch.setattr(cached_signals, "used", watched)
     trained(with_cache(world, tmp_path / "b", tmp_path / "cache", **changes))
     found = [tensor for pair in read for tensor in pair]
     assert len(found) == len(kept) == 6 and all(tensor.dtype == torch.bfloat16 for tensor in found)
@@ -130,7 +130,7 @@ def test_repeated_samples_over_segments(world, tmp_path, place_matters, monkeypa
     """Repeated samples are read from a complete segment and from an open one."""
     changes = {"optimizer": {"steps": 3, "batch_size": 40, "micro_batch": 4}, "teacher": {"batch": 1}}
     trained(with_cache(world, tmp_path / "a", tmp_path / "one", **changes))
-    monkeypatch.setattr(signals, "SEGMENT_BYTES", 3000)
+    monkeypatch.setattr(cached_signals, "SEGMENT_BYTES", 3000)
     trained(with_cache(world, tmp_path / "b", tmp_path / "many", **changes))
     assert len(segments.read_segments(tmp_path / "one")) == 1 < len(segments.read_segments(tmp_path / "many"))
     cached = trained(with_cache(world, tmp_path / "c", tmp_path / "many", **changes))

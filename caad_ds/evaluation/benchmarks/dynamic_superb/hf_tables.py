@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from caad_ds.data.markers import AUDIO, user_content
+from caad_ds.data.audio_markers import AUDIO, user_content
 from caad_ds.evaluation.benchmarks.dynamic_superb.terms import needs_term, with_term
 from caad_ds.evaluation.benchmarks.hf_datasets import FAULTS, TABLES, Cell, lengths, schema, table_files, texts
 from caad_ds.evaluation.benchmarks.items import Clip, Fault, Item

@@ -7,7 +7,7 @@ asr-chatgpt for both tasks: "The given word is {text} {instruction}".
 
 import re
 
-from caad_ds.data.markers import AUDIO, END_AUDIO
+from caad_ds.data.audio_markers import AUDIO, END_AUDIO
 from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import current_name, task
 from caad_ds.evaluation.benchmarks.items import Fault, text_of
 from caad_ds.evaluation.scoring.matching import words

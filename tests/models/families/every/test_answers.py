@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from caad_ds.data.audio.levels import SAMPLE_RATE
+from caad_ds.data.audio.usable_audio import SAMPLE_RATE
 from caad_ds.generation import decoding
 from caad_ds.generation.decoding import Contrast, generate
 from caad_ds.generation.model import Model

@@ -13,7 +13,7 @@ from caad_ds.models import auto
 from caad_ds.models.processor_reader import WINDOWS
 from caad_ds.models.prompts.prompt_encoder import end_tokens
 from caad_ds.utils.errors import UserError
-from data_prep.ingest.window import window_seconds
+from data_prep.ingest.longest_audio import window_seconds
 from tests.models.families.conftest import assert_alone, audio, sample
 from tests.models.families.every.conftest import own_logits
 
