@@ -19,8 +19,8 @@ from torch import Tensor
 from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.distill.pairing import Pairing
 from caad_ds.distill.teacher_signal import TeacherForward
+from caad_ds.loss.contrastive_target import hidden_contrast
 from caad_ds.loss.head import LMHead
-from caad_ds.loss.objective import hidden_contrast
 from caad_ds.models import auto
 from caad_ds.models.language_model.llm import lm_head, load_llm, load_tokenizer
 

@@ -29,8 +29,9 @@ import soxr
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import cpu_name
-from caad_ds.data.shard_reader import IndexedReader, parse
+from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.data.stream import StreamReader
+from caad_ds.data.tar_members import parse
 from data_prep.annotate import annotators
 from data_prep.common.manifest import write_manifest
 from data_prep.pack.pack import pack

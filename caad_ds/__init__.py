@@ -16,11 +16,11 @@ if TYPE_CHECKING:  # types of the names in `_MODULES`; keep both in sync
     from caad_ds.evaluation.evaluate import evaluate as evaluate
     from caad_ds.generation.model import Model as Model
     from caad_ds.generation.model import load as load
+    from caad_ds.loss.contrastive_target import contrast as contrast
     from caad_ds.loss.distillation import contrastive_distillation_loss as contrastive_distillation_loss
     from caad_ds.loss.divergence import Divergence as Divergence
     from caad_ds.loss.head import LMHead as LMHead
     from caad_ds.loss.objective import LossOutput as LossOutput
-    from caad_ds.loss.objective import contrast as contrast
     from caad_ds.training.command import train as train
     from caad_ds.utils.errors import UserError as UserError
 

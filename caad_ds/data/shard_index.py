@@ -121,11 +121,6 @@ class ShardIndex:
         return None if size == shard.bytes else f"{path} has {size} bytes where {FILE_NAME} says {shard.bytes}"
 
 
-def audio_names(count: int) -> list[str]:
-    """Return the extensions of a sample's audios: `flac`, or `0.flac`, `1.flac`, ... if there are several."""
-    return ["flac"] if count == 1 else [f"{number}.flac" for number in range(count)]
-
-
 def _fields(value: Any) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in fields(value)}
 

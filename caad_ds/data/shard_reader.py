@@ -1,26 +1,21 @@
 """Read samples by number: one positioned read per sample, from any thread or forked worker."""
 
-import io
-import json
 import os
 import sys
-import tarfile
 from collections.abc import Collection
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from caad_ds.data.audio import decode, flac
 from caad_ds.data.audio.usable_audio import SAMPLE_RATE, Levels, faults
-from caad_ds.data.record import PackedRecord, RecordFault, as_packed
 from caad_ds.data.sample import Sample
-from caad_ds.data.shard_index import SampleEntry, Shard, ShardIndex, audio_names
+from caad_ds.data.shard_index import SampleEntry, Shard, ShardIndex
+from caad_ds.data.tar_members import BrokenSample, first_record, parse
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import OPEN_FILES, OpenFile
 
-PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME)
-LARGEST = 1 << 28  # bytes of a member, more than an hour of audio
 HEAD = 1 << 14  # bytes of a sample in which its record is first looked for
 
 
@@ -51,10 +46,6 @@ class Doubtful:
     def summary(self) -> str:
         """The number of samples by rule, or ""."""
         return ", ".join(f"{rule} {len(samples)}" for rule, samples in sorted(self.by_rule.items()))
-
-
-class BrokenSample(Exception):
-    """A sample's bytes are not valid; the reader adds which sample it is."""
 
 
 class IndexedReader:
@@ -139,84 +130,3 @@ class IndexedReader:
 def _decoded(data: bytes, longest: float) -> np.ndarray:
     """Decode an audio to a read-only waveform, cached: prompts about one audio are read one after another."""
     return flac.decode(data, longest=longest)
-
-
-class Header(tarfile.TarInfo):
-    """A member's header, checked before tarfile uses it: a plain file's, or its long name.
-
-    BrokenSample for links, devices, sparse files and members of more than `LARGEST` bytes.
-    """
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "Header":
-        header = super().frombuf(buf, encoding, errors)
-        if header.type not in PLAIN:
-            raise BrokenSample(f"the member {header.name!r} is no plain file")
-        if not 0 <= header.size <= LARGEST:
-            raise BrokenSample(f"the member {header.name!r} claims {header.size} bytes")
-        return header
-
-
-def parse(block: bytes, key: str) -> tuple[PackedRecord, list[bytes]]:
-    """Parse a sample's tar members to its record and its audio files, in the record's order.
-
-    Raises BrokenSample for members that are missing, foreign or not plain files, and for a record that is not JSON or
-    lacks fields for training.
-    """
-    members = _members(block, key)
-    if "json" not in members:
-        raise BrokenSample(f"the member {key}.json is missing")
-    record = _record(members.pop("json"), key)
-    names = audio_names(len(record["audios"]))
-    if set(members) != set(names):
-        raise BrokenSample(f"the audio members are {sorted(members)}, the record asks for {names}")
-    return record, [members[name] for name in names]
-
-
-def first_record(head: bytes, key: str) -> PackedRecord | None:
-    """Parse a sample's record from its first bytes; None if it is not the first member, or not complete."""
-    try:
-        with tarfile.open(fileobj=io.BytesIO(head), mode="r:", tarinfo=Header) as tar:
-            member = tar.next()
-    except (tarfile.TarError, ValueError, RecursionError):  # `parse` reports what is wrong
-        return None
-    if member is None or member.name != f"{key}.json" or member.offset_data + member.size > len(head):
-        return None
-    return _record(head[member.offset_data : member.offset_data + member.size], key)
-
-
-def _record(data: bytes, key: str) -> PackedRecord:
-    """Parse and check a record."""
-    try:
-        return as_packed(json.loads(data))
-    except RecordFault as fault:
-        raise BrokenSample(str(fault)) from fault
-    except (ValueError, RecursionError) as error:
-        raise BrokenSample(f"the member {key}.json is no JSON ({error})") from error
-
-
-def _members(block: bytes, key: str) -> dict[str, bytes]:
-    """Return members by extension (`json`, `flac`, `0.flac`, ...), each checked before it is read."""
-    members: dict[str, bytes] = {}
-    try:
-        with tarfile.open(fileobj=io.BytesIO(block), mode="r:", tarinfo=Header) as tar:
-            for member in tar:
-                _check(member, key, len(block))
-                data = block[member.offset_data : member.offset_data + member.size]
-                if members.setdefault(member.name.removeprefix(f"{key}."), data) is not data:
-                    raise BrokenSample(f"the member {member.name!r} comes twice")
-    except (tarfile.TarError, ValueError, RecursionError) as error:  # PAX records, or nested headers
-        raise BrokenSample(f"no tar members in its bytes ({error})") from error
-    return members
-
-
-def _check(member: tarfile.TarInfo, key: str, limit: int) -> None:
-    path = PurePosixPath(member.name)
-    if path.is_absolute() or ".." in path.parts:
-        raise BrokenSample(f"the member name {member.name!r} leaves the shard")
-    if not member.isreg() or member.issparse():
-        raise BrokenSample(f"the member {member.name!r} is no plain file")
-    if not member.name.startswith(f"{key}."):
-        raise BrokenSample(f"the member {member.name!r} belongs to another sample")
-    if member.size < 0 or member.offset_data + member.size > limit:
-        raise BrokenSample(f"the member {member.name!r} claims {member.size} bytes, the sample has {limit} in all")

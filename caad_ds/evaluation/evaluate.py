@@ -30,7 +30,8 @@ from caad_ds.utils.command import is_main
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer
-from caad_ds.utils.paths import existing, model_folder, run_name
+from caad_ds.utils.model_names import model_folder, run_name
+from caad_ds.utils.paths import existing
 from caad_ds.utils.progress import progress, waiting
 from caad_ds.utils.ranks import agreed, from_main, gathered, joined, world
 

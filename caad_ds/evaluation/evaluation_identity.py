@@ -10,7 +10,7 @@ from caad_ds.evaluation.benchmarks.benchmark import Benchmark
 from caad_ds.evaluation.benchmarks.items import Clip, Item
 from caad_ds.generation.decoding_settings import Decoding, gate_name, gate_settings
 from caad_ds.models.model_hashes import model_hash
-from caad_ds.utils.paths import run_name
+from caad_ds.utils.model_names import run_name
 
 
 def identity(

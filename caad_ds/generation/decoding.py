@@ -27,10 +27,10 @@ from caad_ds.data.batch import Batch
 from caad_ds.generation.decoding_settings import GATE_M, NO_GATE, Decoding, alpha_fault, gate_fault
 from caad_ds.generation.sampling import Forbid, PerItemSampling, Sampling
 from caad_ds.loss.alpha_gate import gated_alpha
-from caad_ds.loss.objective import contrast
+from caad_ds.loss.contrastive_target import contrast
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.language_model.llm import plain_generation
-from caad_ds.models.prompts.prompt_encoder import end_tokens
+from caad_ds.models.prompts.answer_turn import end_tokens
 from caad_ds.utils.errors import UserError
 
 

@@ -19,7 +19,7 @@ from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.reader import NO_TRANSCRIPT, Reader
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.paths import model_folder
+from caad_ds.utils.model_names import model_folder
 
 A = TypeVar("A", bound=Askable)
 

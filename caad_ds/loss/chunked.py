@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from caad_ds.loss.alpha_gate import entropies, gated_alpha, tile_rows
+from caad_ds.loss.contrastive_target import contrast, hidden_contrast
 from caad_ds.loss.head import LMHead, LogitsMemory, matmul, wide_dtype
-from caad_ds.loss.objective import NEVER, LossOutput, Objective, Rows, alpha_terms, contrast, hidden_contrast
+from caad_ds.loss.objective import NEVER, LossOutput, Objective, Rows, alpha_terms
 
 LOGITS_BYTES = {"cpu": 64 * 2**20, "cuda": 256 * 2**20}
 ROW_TILE = 128  # rows of a matrix product's tile on a GPU

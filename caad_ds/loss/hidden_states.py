@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from caad_ds.loss import argument_checks
-from caad_ds.loss.objective import contrast
+from caad_ds.loss.contrastive_target import contrast
 from caad_ds.loss.row_shares import factor, row_shares
 
 

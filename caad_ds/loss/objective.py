@@ -4,12 +4,10 @@ from dataclasses import dataclass, field, fields
 from numbers import Real
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from caad_ds.loss.alpha_gate import ALPHA_GATES, is_gate_m
 from caad_ds.loss.divergence import DIVERGENCES, Divergence, find_divergence
-from caad_ds.loss.head import LMHead
 
 # The logit of an impossible token: its probability is 0 and, unlike with -inf, 0 times its logarithm is 0. So an
 # infinity or a NaN among the inputs makes every sum over its row a NaN.
@@ -142,22 +140,3 @@ def computed(terms: dict[str, Tensor], objective: Objective, distilled: bool, z_
 def alpha_terms(rows: Rows) -> dict[str, Tensor]:
     """Return the diagnostic `alpha` per row, 0 in ignored ones, if rows have their own."""
     return {} if rows.alpha is None else {"alpha": rows.alpha.masked_fill(~rows.valid, 0)}
-
-
-def contrast(positive: Tensor, negative: Tensor, alpha: float | Tensor) -> Tensor:
-    """Compute `(1 + alpha) * positive - alpha * negative` of logits or, for a linear head, of hidden states [N, ...].
-
-    `alpha` is one number, or one per row, [N]. Computed in at least float32, as positive + alpha * (positive -
-    negative), and rounded once to the inputs' dtype. Source: CAAD, the contrastive teacher logits z_c.
-    """
-    if not isinstance(alpha, Tensor):
-        return torch.lerp(negative, positive, 1 + alpha)
-    # A tensor weight must have the dtype of the others, and bfloat16 would round it.
-    wide = torch.promote_types(positive.dtype, torch.float32)
-    weight = 1 + alpha.to(wide).view(-1, *[1] * (positive.dim() - 1))
-    return torch.lerp(negative.to(wide), positive.to(wide), weight).to(positive.dtype)
-
-
-def hidden_contrast(positive: Tensor, negative: Tensor, alpha: float | Tensor, head: LMHead) -> Tensor:
-    """Return hidden states whose product with a linear head is z_c, in that product's dtype (method.md, identity 1)."""
-    return contrast(positive.to(head.weight.dtype), negative.to(head.weight.dtype), alpha)

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from caad_ds.loss.alpha_gate import gated_alpha
+from caad_ds.loss.contrastive_target import contrast
 from caad_ds.loss.divergence import forward_kl
 from caad_ds.loss.head import LMHead
-from caad_ds.loss.objective import NEVER, LossOutput, Objective, Rows, alpha_terms, contrast
+from caad_ds.loss.objective import NEVER, LossOutput, Objective, Rows, alpha_terms
 
 
 def reference_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None, objective: Objective) -> LossOutput:

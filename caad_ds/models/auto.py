@@ -16,7 +16,7 @@ from caad_ds.models.reader import Reader
 from caad_ds.models.transformers_lm import TransformersLM
 from caad_ds.utils.errors import UserError, first_line
 from caad_ds.utils.files import read_json
-from caad_ds.utils.paths import check_model_folder, is_hub_id
+from caad_ds.utils.model_names import check_model_folder, is_hub_id
 
 # Files of a model; a repository may hold other formats of the weights as well.
 PROCESSOR = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")

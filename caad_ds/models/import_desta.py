@@ -9,7 +9,8 @@ from typing import Any
 from caad_ds.config.template_arguments import SWITCH, add_template_arguments
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors
-from caad_ds.utils.paths import check_hub_or_folder, existing
+from caad_ds.utils.model_names import check_hub_or_folder
+from caad_ds.utils.paths import existing
 from caad_ds.utils.progress import Heartbeat
 
 

@@ -1,10 +1,15 @@
 """Hash a model folder: evaluations use it to identify their model and find its training run."""
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+from torch import nn
+
+from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.auto import local_folder
-from caad_ds.models.speech_lm.folder import encoder_of
+from caad_ds.models.speech_lm.encoder_folder import encoder_of
 from caad_ds.utils.files import read_json
 
 MODEL_FILES = (
@@ -41,4 +46,34 @@ def model_hash(model: str | Path) -> str:
             with open(path, "rb") as file:
                 while block := file.read(1 << 20):
                     digest.update(block)
+    return digest.hexdigest()
+
+
+def weights_hash(module: nn.Module) -> str:
+    """Return the sha256 over a module's weights and their names."""
+    return _hash(sorted(module.state_dict().items()))
+
+
+def frozen_hash(student: AudioLM) -> str:
+    """Return the sha256 over the weights that a student's checkpoint does not hold: its encoder's and frozen ones.
+
+    Buffers that are saved but not trained, such as a tower's running means, are included.
+    """
+    frozen = [(name, p) for name, p in student.module.named_parameters() if not p.requires_grad]
+    saved = student.module.state_dict()
+    buffers = [(name, b) for name, b in student.module.named_buffers() if name in saved and b.is_floating_point()]
+    return _hash([*student.tensors_outside(), *frozen, *buffers])
+
+
+def start_hash(student: nn.Module) -> str:
+    """Return the sha256 over the trainable weights before the first step."""
+    return _hash((name, p) for name, p in student.named_parameters() if p.requires_grad)
+
+
+def _hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in tensors:
+        digest.update(f"{name} {tensor.dtype}".encode())
+        # As bytes: numpy has no bfloat16, and float32 would double what is hashed of a large model.
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -7,7 +7,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from caad_ds.utils.files import read_json, write_json
-from caad_ds.utils.paths import is_hub_id
+from caad_ds.utils.model_names import is_hub_id
 
 NAME = "_name_or_path"
 

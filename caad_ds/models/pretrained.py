@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from caad_ds.utils.errors import UserError, first_line
-from caad_ds.utils.paths import check_hub_or_folder
+from caad_ds.utils.model_names import check_hub_or_folder
 
 
 def pretrained(cls: Any, name: str | Path, what: str, apart: tuple[str, ...] | None = None, **kwargs: Any) -> Any:

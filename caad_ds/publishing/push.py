@@ -14,7 +14,7 @@ from caad_ds.publishing.model_files import ModelFiles, model_files
 from caad_ds.tracking.secrets import HIDDEN, hide_secrets
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.formatting import counted
-from caad_ds.utils.paths import is_hub_id, model_folder
+from caad_ds.utils.model_names import is_hub_id, model_folder
 
 MAIN = "main"
 MESSAGE = "Upload a model by caad-ds push"

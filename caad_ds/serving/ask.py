@@ -11,7 +11,8 @@ from caad_ds.generation.decoding_settings import Decoding
 from caad_ds.generation.question import Recording, recordings
 from caad_ds.utils.command import note
 from caad_ds.utils.errors import AudioError, UserError
-from caad_ds.utils.paths import existing, model_folder
+from caad_ds.utils.model_names import model_folder
+from caad_ds.utils.paths import existing
 from caad_ds.utils.text import TextError, decode_line
 
 STDIN = "-"

@@ -14,7 +14,7 @@ from caad_ds.serving.server.limits import Limits
 from caad_ds.utils.command import note, positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.loopback import is_loopback
-from caad_ds.utils.paths import model_folder, run_name
+from caad_ds.utils.model_names import model_folder, run_name
 
 HOST, PORT = "127.0.0.1", 8000
 KEY = "CAAD_API_KEY"  # the environment variable

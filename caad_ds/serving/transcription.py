@@ -10,11 +10,11 @@ from transformers import AutoConfig, pipeline
 from caad_ds.data.audio.decode import SAMPLE_RATE
 from caad_ds.generation.question import Recording
 from caad_ds.models import auto
-from caad_ds.models.speech_lm.folder import encoder_of, named_encoder
+from caad_ds.models.speech_lm.encoder_folder import encoder_of, named_encoder
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig
 from caad_ds.utils.errors import UserError, first_line
 from caad_ds.utils.files import read_json
-from caad_ds.utils.paths import check_hub_or_folder
+from caad_ds.utils.model_names import check_hub_or_folder
 
 NAME_ONE = "name an ASR model (--transcribe=MODEL)"
 WHISPER_WINDOW = 30  # seconds; longer audio is transcribed with timestamps

@@ -2,18 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from caad_ds.config.deepspeed_settings import deepspeed_config
 from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
-from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.prompts.prompt_encoder import tokenization
 from caad_ds.models.reader import AFTER_AUDIO, Reader
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig
@@ -151,33 +147,3 @@ def flatten(values: dict, prefix: str = "") -> dict:
     for key, value in values.items():
         out |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return out
-
-
-def weights_hash(module: nn.Module) -> str:
-    """Return the sha256 over a module's weights and their names."""
-    return _hash(sorted(module.state_dict().items()))
-
-
-def frozen_hash(student: AudioLM) -> str:
-    """Return the sha256 over the weights that a student's checkpoint does not hold: its encoder's and frozen ones.
-
-    Buffers that are saved but not trained, such as a tower's running means, are included.
-    """
-    frozen = [(name, p) for name, p in student.module.named_parameters() if not p.requires_grad]
-    saved = student.module.state_dict()
-    buffers = [(name, b) for name, b in student.module.named_buffers() if name in saved and b.is_floating_point()]
-    return _hash([*student.tensors_outside(), *frozen, *buffers])
-
-
-def start_hash(student: nn.Module) -> str:
-    """Return the sha256 over the trainable weights before the first step."""
-    return _hash((name, p) for name, p in student.named_parameters() if p.requires_grad)
-
-
-def _hash(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in tensors:
-        digest.update(f"{name} {tensor.dtype}".encode())
-        # As bytes: numpy has no bfloat16, and float32 would double what is hashed of a large model.
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

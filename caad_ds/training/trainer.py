@@ -19,12 +19,13 @@ from caad_ds.data.stream import LIMITS, StreamReader
 from caad_ds.distill.audio_dropout import AudioDropout
 from caad_ds.distill.row_weights import AudioAdvantage
 from caad_ds.distill.step import DistillStep, Terms, counted
+from caad_ds.models.model_hashes import frozen_hash, start_hash, weights_hash
 from caad_ds.training import engines
 from caad_ds.training.batches import batch_shape, data_order, first_shard, open_data, teacher_batch
 from caad_ds.training.checkpoints.checkpoint import Checkpoints, RunState
 from caad_ds.training.checks.attention import check_attention
-from caad_ds.training.checks.finite_weights import NotFinite, check_models
-from caad_ds.training.checks.skipped_steps import Skips, culprits, diagnosis, number_of, shown
+from caad_ds.training.checks.finite_weights import NotFinite, check_models, diagnosis
+from caad_ds.training.checks.skipped_steps import Skips, culprits, number_of, shown
 from caad_ds.training.checks.token_budget import TokenBudget
 from caad_ds.training.checks.usable_samples import check_lengths, check_texts
 from caad_ds.training.export.model_card import write_card
@@ -36,15 +37,7 @@ from caad_ds.training.metrics.sums import MetricSums, step_line
 from caad_ds.training.metrics.throughput import Meter
 from caad_ds.training.on_policy import build_rollouts
 from caad_ds.training.optimizer import forget_gradients
-from caad_ds.training.run_identity import (
-    Identity,
-    check_same_config,
-    frozen_hash,
-    identity,
-    prompts_identity,
-    start_hash,
-    weights_hash,
-)
+from caad_ds.training.run_identity import Identity, check_same_config, identity, prompts_identity
 from caad_ds.training.schedule import learning_rate
 from caad_ds.training.teacher.build import build_teacher
 from caad_ds.training.teacher.cache import open_cache, seen

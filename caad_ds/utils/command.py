@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import math
 import os
 import re
 import select
@@ -110,3 +111,20 @@ def _has_no_reader(stream: TextIO | None) -> bool:
         return any(event & select.POLLERR for _, event in poll.poll(0))
     except (OSError, ValueError):  # not a file of the operating system, or closed
         return False
+
+
+def above_0(text: str) -> float:
+    """Parse an argument that is a number above 0."""
+    return _within(text, lambda value: 0 < value < math.inf, "is no number above 0")
+
+
+def share(text: str) -> float:
+    """Parse an argument that is a number above 0 and at most 1."""
+    return _within(text, lambda value: 0 < value <= 1, "is no share above 0 and at most 1")
+
+
+def _within(text: str, holds: Callable[[float], bool], otherwise: str) -> float:
+    value = float(text)
+    if not holds(value):
+        raise argparse.ArgumentTypeError(f"{text} {otherwise}")
+    return value

@@ -12,7 +12,7 @@ from caad_ds.models.architecture import is_architecture
 from caad_ds.models.whisper_qformer.rates import POSITIONS_PER_SECOND
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
-from caad_ds.utils.paths import check_model_folder, is_hub_id, model_folder
+from caad_ds.utils.model_names import check_model_folder, is_hub_id, model_folder
 
 TRANSFORMERS = {module.name for module in iter_modules(families.__path__)} - {"caad_speech_lm"}
 

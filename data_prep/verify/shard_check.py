@@ -18,7 +18,7 @@ import soundfile
 from caad_ds.data.audio import decode, flac, pcm16
 from caad_ds.data.record import Record, RecordFault, as_record
 from caad_ds.data.shard_index import SampleEntry, Shard
-from caad_ds.data.shard_reader import BrokenSample, Header, parse
+from caad_ds.data.tar_members import BrokenSample, Header, parse
 from data_prep.verify.contents import Contents
 from data_prep.verify.disjoint import Values
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from caad_ds.data.audio_markers import MARKERS
 from caad_ds.data.record import FIELDS
-from caad_ds.data.shard_reader import BrokenSample, parse
+from caad_ds.data.tar_members import BrokenSample, parse
 from caad_ds.utils.errors import UserError
 from data_prep.common.manifest import load_manifest, read_manifest, write_manifest
 from tests.data.audio.hostile import FLAC, member

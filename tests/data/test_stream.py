@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caad_ds.data.shard_reader import BrokenSample, IndexedReader
+from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.data.stream import StreamReader, blocks, expand
+from caad_ds.data.tar_members import BrokenSample
 from caad_ds.utils.errors import UserError
 from data_prep.pack.pack import pack
 from tests import memory

@@ -14,7 +14,7 @@ from caad_ds.data.audio_markers import user_content
 from caad_ds.models.model_hashes import model_hash
 from caad_ds.models.pretrained import pretrained
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.paths import run_name
+from caad_ds.utils.model_names import run_name
 from tests.root import ROOT
 
 NAME, COMMIT = "organisation/name", "0123456789abcdef0123456789abcdef01234567"

@@ -18,7 +18,7 @@ from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.training import engines
-from caad_ds.training.checks.skipped_steps import diagnosis
+from caad_ds.training.checks.finite_weights import diagnosis
 from caad_ds.training.trainer import Trainer
 from caad_ds.utils.progress import Heartbeat
 from tests.tolerance import assert_close

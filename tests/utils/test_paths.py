@@ -6,7 +6,8 @@ import pytest
 
 from caad_ds import cli
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.paths import check_hub_or_folder, existing, is_hub_id, model_folder
+from caad_ds.utils.model_names import check_hub_or_folder, is_hub_id, model_folder
+from caad_ds.utils.paths import existing
 
 
 def make(folder, *files):

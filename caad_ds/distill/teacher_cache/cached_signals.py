@@ -18,8 +18,8 @@ from caad_ds.distill.teacher_cache.layout import as_bytes
 from caad_ds.distill.teacher_cache.segments import ROWS, SEGMENT_BYTES, Segment, SegmentWriter
 from caad_ds.distill.teacher_cache.store import Store
 from caad_ds.distill.teacher_signal import OnlineTeacher, TeacherStates
+from caad_ds.loss.contrastive_target import hidden_contrast
 from caad_ds.loss.head import LMHead
-from caad_ds.loss.objective import hidden_contrast
 from caad_ds.loss.teacher_scalars import SCALARS, gated_alpha, log_ratio, teacher_scalars
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.utils.errors import UserError

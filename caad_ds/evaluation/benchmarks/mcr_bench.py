@@ -21,7 +21,8 @@ from caad_ds.data.audio_markers import AUDIO, user_content
 from caad_ds.evaluation.benchmarks import audio_files, mcr_manifest, prompt_manifest
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS, HINTS, PLAIN
 from caad_ds.evaluation.benchmarks.items import Clip, Item, text_of
-from caad_ds.evaluation.scoring.matching import verdicts, words
+from caad_ds.evaluation.scoring.matching import verdicts
+from caad_ds.evaluation.scoring.normalization import words
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.text import each_once, is_text, read_text
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from caad_ds.data.audio_markers import AUDIO, END_AUDIO, START_AUDIO, user_content
 from caad_ds.evaluation.benchmarks import audio_files
 from caad_ds.evaluation.benchmarks.items import Clip, Fault, text_of
-from caad_ds.evaluation.scoring.matching import words
+from caad_ds.evaluation.scoring.normalization import words
 from caad_ds.utils.text import BOM, TextError, decode_line, each_once, is_text, numbered
 
 PATHS = ("path", "audio", "audio_filepath")

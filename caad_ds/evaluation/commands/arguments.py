@@ -5,7 +5,8 @@ import argparse
 from caad_ds.evaluation.benchmarks.kinds import named
 from caad_ds.generation.arguments import MODEL, add_device_arguments
 from caad_ds.utils.command import positive
-from caad_ds.utils.paths import existing, model_folder
+from caad_ds.utils.model_names import model_folder
+from caad_ds.utils.paths import existing
 
 
 def add_benchmark_arguments(parser: argparse.ArgumentParser) -> None:

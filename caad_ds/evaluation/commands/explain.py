@@ -12,7 +12,8 @@ from caad_ds.evaluation.tables_and_plots.tables import show_doubtful, show_rejec
 from caad_ds.generation.arguments import MODEL, add_device_arguments, add_gate, add_negative
 from caad_ds.utils.command import ROWS_REJECTED, positive
 from caad_ds.utils.formatting import counted
-from caad_ds.utils.paths import existing, model_folder
+from caad_ds.utils.model_names import model_folder
+from caad_ds.utils.paths import existing
 
 
 def register(parser: argparse.ArgumentParser) -> None:

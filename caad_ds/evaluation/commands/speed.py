@@ -12,7 +12,7 @@ from caad_ds.generation.arguments import MODEL, add_device_arguments, add_gate, 
 from caad_ds.generation.decoding_settings import check_above_zero, check_gate
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.paths import model_folder
+from caad_ds.utils.model_names import model_folder
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -32,7 +32,8 @@ from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.file_names import stems
 from caad_ds.utils.files import write_json
-from caad_ds.utils.paths import existing, model_folder
+from caad_ds.utils.model_names import model_folder
+from caad_ds.utils.paths import existing
 from caad_ds.utils.progress import progress
 
 LONGEST_ENDING = 16  # bytes of `.json`, `.2.png`, ...

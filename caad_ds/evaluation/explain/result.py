@@ -5,7 +5,7 @@ from pathlib import Path
 
 from caad_ds.evaluation.tables_and_plots.mlflow_log import Record, Store, log_record
 from caad_ds.models.model_hashes import model_hash
-from caad_ds.utils.paths import run_name
+from caad_ds.utils.model_names import run_name
 
 
 @dataclass(frozen=True)

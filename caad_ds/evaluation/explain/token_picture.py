@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from caad_ds.evaluation.tables_and_plots.comparison_plots import PALETTE
 from caad_ds.evaluation.tables_and_plots.matplotlib_figures import drawable, save, wrapped
 from caad_ds.generation.decoding_settings import GATE_M, NO_GATE, gate_name
-from caad_ds.utils.paths import run_name
+from caad_ds.utils.model_names import run_name
 
 ACROSS = 4
 A_PAGE = 20

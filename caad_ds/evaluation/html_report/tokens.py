@@ -8,7 +8,7 @@ from caad_ds.evaluation.explain.token_picture import WHOSE, signal_names, visibl
 from caad_ds.evaluation.tables_and_plots.mlflow_log import NOTE
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
-from caad_ds.utils.paths import run_name
+from caad_ds.utils.model_names import run_name
 
 FOLDER = "tokens"  # in a run folder, read automatically
 QUESTION_KEYS = ("question", "hint", "gt")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from caad_ds.evaluation.scoring.matching import words
+from caad_ds.evaluation.scoring.normalization import words
 from caad_ds.generation.chat_client import (
     ChatClient,
     ChatError,

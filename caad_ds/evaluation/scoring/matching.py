@@ -1,8 +1,8 @@
 """Matching rules, which decide whether an answer is right: Dynamic-SUPERB's, stricter ones, and a lenient one."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from functools import cache, lru_cache
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import combinations
 
 from caad_ds.evaluation.scoring.assertion import Mention, asserts, names
@@ -16,6 +16,7 @@ from caad_ds.evaluation.scoring.normalization import (
     canonical,
     lowered,
     tokens,
+    words,
 )
 from caad_ds.evaluation.scoring.option_marks import marks, spelled_out
 
@@ -66,14 +67,6 @@ def disagreement_counts(predictions: list[dict], rules: Iterable[str] = RULES) -
     return {f"{a}, not {b}": sum(p[a] and not p[b] for p in predictions) for a, b in pairs}
 
 
-@cache
-def _normaliser() -> Callable[[str], str]:
-    """Return Whisper's basic normaliser, which the published rule uses."""
-    from transformers.models.whisper.english_normalizer import BasicTextNormalizer  # takes seconds to import
-
-    return BasicTextNormalizer()
-
-
 def inseparable(options: Iterable[str]) -> dict[str, list[list[str]]]:
     """Return, by rule, the sets of different options that it does not separate; rules without such sets are omitted.
 
@@ -88,12 +81,6 @@ def inseparable(options: Iterable[str]) -> dict[str, list[list[str]]]:
             alike[rule][key].setdefault(option.casefold().strip(" .,;:!?'\""), option)
     found = {rule: [[*names.values()] for names in sets.values() if len(names) > 1] for rule, sets in alike.items()}
     return {rule: sets for rule, sets in found.items() if sets}
-
-
-@lru_cache(1 << 14)
-def words(text: str) -> tuple[str, ...]:
-    """Return the words of a text after Whisper's basic normaliser (lower case, no punctuation, no bracketed parts)."""
-    return tuple(_normaliser()(text).split())
 
 
 def matches(prediction: str, label: str) -> bool:

@@ -7,7 +7,7 @@ signs, symbols, the decimal point, bracketed text, the vowel signs of some scrip
 import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import takewhile, zip_longest
 from typing import NamedTuple
 from unicodedata import normalize
@@ -233,3 +233,17 @@ def _with_units(parts: list[Token]) -> Iterator[Token]:
     for index, token in enumerate(parts):
         after_number = index and parts[index - 1].text[-1].isdigit()
         yield token._replace(text=UNIT[token.text]) if after_number and token.text in UNIT else token
+
+
+@cache
+def _normaliser() -> Callable[[str], str]:
+    """Return Whisper's basic normaliser, which the published rule uses."""
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer  # takes seconds to import
+
+    return BasicTextNormalizer()
+
+
+@lru_cache(1 << 14)
+def words(text: str) -> tuple[str, ...]:
+    """Return the words of a text after Whisper's basic normaliser (lower case, no punctuation, no bracketed parts)."""
+    return tuple(_normaliser()(text).split())

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Literal
 
-from caad_ds.evaluation.scoring.matching import verdicts, words
+from caad_ds.evaluation.scoring.matching import verdicts
+from caad_ds.evaluation.scoring.normalization import words
 
 RuleName = Literal["label", "option", "lenient", "exact", "mmau", "yes_no"]
 NEEDS_CHOICES = ("option", "lenient", "mmau")

@@ -29,7 +29,8 @@ from caad_ds.generation.model import Model
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.memory import PeakMemory
-from caad_ds.utils.paths import existing, model_folder
+from caad_ds.utils.model_names import model_folder
+from caad_ds.utils.paths import existing
 from caad_ds.utils.progress import progress
 
 

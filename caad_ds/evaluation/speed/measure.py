@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.generation.streamers import BaseStreamer
 
 from caad_ds.generation.model import Model
-from caad_ds.models.prompts.prompt_encoder import end_tokens
+from caad_ds.models.prompts.answer_turn import end_tokens
 from caad_ds.utils.device import device_name
 from caad_ds.utils.memory import MIB, PeakMemory
 

@@ -37,7 +37,8 @@ from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_json
 from caad_ds.utils.formatting import counted
-from caad_ds.utils.paths import existing, model_folder, new_file, run_name
+from caad_ds.utils.model_names import model_folder, run_name
+from caad_ds.utils.paths import existing, new_file
 from caad_ds.utils.progress import progress, waiting
 
 

@@ -12,8 +12,8 @@ from caad_ds.evaluation.teacher_check.contrast_signals import Paths, Signal, sig
 from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
 from caad_ds.evaluation.teacher_check.prefix_tree import Ids, common_length, levels
 from caad_ds.generation.model import Model
+from caad_ds.loss.contrastive_target import contrast
 from caad_ds.loss.head import LMHead
-from caad_ds.loss.objective import contrast
 
 LOGITS = 1 << 21  # computed at a time, per signal
 

@@ -15,14 +15,13 @@ from caad_ds.data.audio_markers import AUDIO
 from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.data.record import PromptRecord
 from caad_ds.data.sample import Sample
-from caad_ds.models.prompts.audio_spans import AudioSpans, MarkedText, render
+from caad_ds.models.prompts.answer_turn import CONTENT, answer_turn, form_of
+from caad_ds.models.prompts.audio_spans import AudioSpans, MarkedText
 from caad_ds.models.prompts.control_tokens import SPAN, check_texts, control_tokens, plain_markers
-from caad_ds.models.whisper_qformer.prompt_ids import PIECES, WHOLE, prompt_ids
+from caad_ds.models.whisper_qformer.prompt_ids import PIECES, prompt_ids
 from caad_ds.utils.errors import UserError
 
 ROLES = ("system", "developer", "user", "assistant", "model", "tool", "function", "ipython")
-FORM = "caad_prompt"  # key in tokenizer_config.json: how a record is tokenised
-CONTENT, ANSWER = "qzxv", "vxzq"  # dummy texts, to find what the template itself writes
 
 
 @dataclass(frozen=True)
@@ -32,15 +31,6 @@ class Encoded:
     prompt: list[int]
     is_audio: list[bool]
     answer: list[int]
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A template's answer turn: whitespace before the answer, the token after it, and whether it is trimmed."""
-
-    lead: str
-    end: int
-    trims: bool
 
 
 class PromptEncoder:
@@ -300,39 +290,6 @@ class PromptEncoder:
                 token = self._control[controls[0]]
                 return f"its {where} holds {token!r}, which is a control token of the tokenizer; remove it"
         return "its texts form a control token where they meet the chat template; change the text"
-
-
-def answer_turn(tokenizer: Any) -> Turn:
-    """Find the template's answer turn from a short chat; a bare answer and `eos_token` if it refuses that."""
-    plain = Turn("", tokenizer.eos_token_id, False)
-    question = [{"role": "user", "content": CONTENT}]
-    try:
-        prompt = render(tokenizer, question)
-        # With tabs around it, which no template writes: a space after the answer may be the template's (Llama 2).
-        whole = render(tokenizer, [*question, {"role": "assistant", "content": f"\t{ANSWER}\t"}], prompt=False)
-    except UserError:
-        return plain
-    before, separator, after = whole.rpartition(ANSWER)
-    if not separator or form_of(tokenizer) == PIECES:
-        return plain
-    trims = not after.startswith("\t")
-    before, after = (before, after) if trims else (before[:-1], after[1:])
-    lead = before.removeprefix(prompt) if before.startswith(prompt) else ""
-    ends = {token: number for number, token in control_tokens(tokenizer).items() if after.lstrip().startswith(token)}
-    end = ends[max(ends, key=len)] if ends else tokenizer.eos_token_id
-    return Turn("" if lead.strip() else lead, end, trims)
-
-
-def end_tokens(tokenizer: Any, named: int | Sequence[int] | None) -> list[int]:
-    """Return the tokens that end an answer: the tokenizer's, the chat template's, and `named`, the `eos_token_id` of
-    the model's generation config."""
-    own = [named] if named is None or isinstance(named, int) else named
-    return sorted({tokenizer.eos_token_id, answer_turn(tokenizer).end, *own} - {None})
-
-
-def form_of(tokenizer: Any) -> str:
-    """Return how a record is tokenised, by the tokenizer's settings; `WHOLE` by default."""
-    return tokenizer.init_kwargs.get(FORM, WHOLE)
 
 
 def tokenization(tokenizer: Any) -> dict[str, Any]:

@@ -113,3 +113,14 @@ def _random_whisper(path: str | Path, window_seconds: int) -> tuple[WhisperEncod
     except (ValueError, TypeError, StrictDataclassError) as error:
         raise UserError(f"{path}: no encoder can be built of it: {' '.join(str(error).split())[:200]}") from error
     return whisper, WhisperFeatureExtractor(feature_size=config.num_mel_bins, chunk_length=window_seconds)
+
+
+def encoder_of(folder: Path, encoder: str | None) -> str | Path:
+    """Return where a model folder's encoder weights are: among its own, or at its config's `encoder`."""
+    return folder if config_inside(folder) else named_encoder(folder, encoder)
+
+
+def named_encoder(folder: Path, encoder: str | None) -> str | Path:
+    """Resolve `encoder` of a model folder's config: a folder, or else a hub id."""
+    beside = folder / (encoder or "encoder")
+    return beside if encoder is None or beside.is_dir() else encoder

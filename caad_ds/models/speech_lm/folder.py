@@ -13,14 +13,14 @@ from caad_ds.models.language_model import lora
 from caad_ds.models.language_model.llm import check_llm, check_vocabulary, load_tokenizer
 from caad_ds.models.origin_names import drop_folder_names
 from caad_ds.models.pretrained import pretrained
-from caad_ds.models.prompts.prompt_encoder import FORM, form_of
-from caad_ds.models.speech_lm.encoder_folder import config_inside, load_encoder, unloaded_encoder
+from caad_ds.models.prompts.answer_turn import FORM, form_of
+from caad_ds.models.speech_lm.encoder_folder import encoder_of, load_encoder, unloaded_encoder
 from caad_ds.models.speech_lm.huggingface import save_whole
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.files import follow_umask
-from caad_ds.utils.paths import check_model_folder
+from caad_ds.utils.model_names import check_model_folder
 
 
 def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[SpeechLM, SpeechEncoder, Any]:
@@ -50,17 +50,6 @@ def load_reading(folder: Path) -> tuple[Any, SpeechEncoder, int]:
     with torch.device("meta"):
         encoder = unloaded_encoder(source, config.taps or [], config.window_seconds)
     return load_tokenizer(folder), encoder, config.num_queries
-
-
-def encoder_of(folder: Path, encoder: str | None) -> str | Path:
-    """Return where a model folder's encoder weights are: among its own, or at its config's `encoder`."""
-    return folder if config_inside(folder) else named_encoder(folder, encoder)
-
-
-def named_encoder(folder: Path, encoder: str | None) -> str | Path:
-    """Resolve `encoder` of a model folder's config: a folder, or else a hub id."""
-    beside = folder / (encoder or "encoder")
-    return beside if encoder is None or beside.is_dir() else encoder
 
 
 def save(folder: str | Path, model: SpeechLM, encoder: SpeechEncoder, tokenizer: Any) -> None:

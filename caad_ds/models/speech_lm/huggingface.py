@@ -10,7 +10,8 @@ import numpy as np
 from transformers import AutoConfig, AutoModel, AutoModelForMultimodalLM, AutoProcessor, GenerationConfig
 
 from caad_ds.data.audio_markers import AUDIO, END_AUDIO, START_AUDIO, user_content
-from caad_ds.models.prompts.prompt_encoder import PromptEncoder, end_tokens, form_of
+from caad_ds.models.prompts.answer_turn import end_tokens, form_of
+from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.reader import holds_transcripts
 from caad_ds.models.speech_lm.encoder_folder import INSIDE
 from caad_ds.models.whisper_qformer import processor

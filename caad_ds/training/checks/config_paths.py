@@ -8,7 +8,7 @@ from caad_ds.data.shard_index import FILE_NAME, no_index
 from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.tracking import Target
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.paths import check_hub_or_folder, check_model_folder, is_hub_id
+from caad_ds.utils.model_names import check_hub_or_folder, check_model_folder, is_hub_id
 
 
 def check_inputs(cfg: Config) -> None:

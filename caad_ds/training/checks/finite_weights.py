@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from caad_ds.config.schema import Config
+from caad_ds.distill.step import DistillStep
 from caad_ds.distill.teacher_signal import TeacherSignal
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.ranks import gathered
 
 Named = Iterable[tuple[str, Tensor]]
 
@@ -62,3 +64,12 @@ def check_models(cfg: Config, student: AudioLM, teacher: AudioLM | None) -> None
         models |= {f"teacher {cfg.teacher.path}, its {name}": module for name, module in outside.items()}
     for name, model in models.items():
         require_finite(model.named_parameters(), name, "the file is damaged, or its training failed: use another")
+
+
+def diagnosis(step: DistillStep) -> dict[str, list[str]]:
+    """Return the names of non-finite weights and optimizer states, over all ranks; every rank calls it."""
+    parts = {"student": own_weights(step.engine.module), "optimizer": own_optimizer(step.engine)}
+    if step.teacher is not None:
+        parts["teacher"] = own_weights(step.teacher)
+    names = {part: not_finite(tensors) for part, tensors in parts.items()}
+    return {part: sorted({name for rank in gathered(names) for name in rank[part]}) for part in names}

@@ -11,7 +11,6 @@ import torch
 
 from caad_ds.data.batch import PairedBatch, len_of
 from caad_ds.distill.step import DistillStep, Terms
-from caad_ds.training.checks.finite_weights import not_finite, own_optimizer, own_weights
 from caad_ds.utils.command import is_main
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic, write_json
@@ -144,15 +143,6 @@ def culprits(
     # None is bad alone if only the sum of a batch overflows.
     bad = [sample for sample in samples if isinstance(sample["kd"], str) or isinstance(sample["ce"], str)]
     return {"not_finite": "loss", "batch": len(keys), "samples": bad or samples}
-
-
-def diagnosis(step: DistillStep) -> dict[str, list[str]]:
-    """Return the names of non-finite weights and optimizer states, over all ranks; every rank calls it."""
-    parts = {"student": own_weights(step.engine.module), "optimizer": own_optimizer(step.engine)}
-    if step.teacher is not None:
-        parts["teacher"] = own_weights(step.teacher)
-    names = {part: not_finite(tensors) for part, tensors in parts.items()}
-    return {part: sorted({name for rank in gathered(names) for name in rank[part]}) for part in names}
 
 
 def number_of(value: torch.Tensor | float) -> float | str:

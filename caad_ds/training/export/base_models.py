@@ -13,7 +13,7 @@ from caad_ds.models.architecture import is_architecture
 from caad_ds.models.origin_names import NAME, is_valid_id, names_hub
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
-from caad_ds.utils.paths import is_hub_id, run_name
+from caad_ds.utils.model_names import is_hub_id, run_name
 
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")  # as the hub spells its identifiers
 HUB = "https://huggingface.co"

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from caad_ds.models.audio_lm import AudioLM
+from caad_ds.models.model_hashes import frozen_hash
 from caad_ds.training.checks.finite_weights import require_finite
-from caad_ds.training.run_identity import frozen_hash
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors
 

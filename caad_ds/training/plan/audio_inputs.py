@@ -20,7 +20,7 @@ from caad_ds.models.transformers_lm import TransformersLM
 from caad_ds.training.plan.meta_models import MetaModel
 from caad_ds.training.plan.shape_run import ShapeRun
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.paths import is_hub_id
+from caad_ds.utils.model_names import is_hub_id
 
 FRAMES = 100  # of features, per second
 HOP = SAMPLE_RATE // FRAMES  # samples of a frame

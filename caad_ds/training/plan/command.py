@@ -2,11 +2,9 @@
 
 import argparse
 import json
-import math
-from collections.abc import Callable
 
 from caad_ds.config.reading import load_config
-from caad_ds.utils.command import positive
+from caad_ds.utils.command import above_0, positive, share
 from caad_ds.utils.errors import UserError
 
 
@@ -57,20 +55,3 @@ def run(args: argparse.Namespace) -> int:
     else:
         show(needs)
     return 0
-
-
-def above_0(text: str) -> float:
-    """Parse an argument that is a number above 0."""
-    return _within(text, lambda value: 0 < value < math.inf, "is no number above 0")
-
-
-def share(text: str) -> float:
-    """Parse an argument that is a number above 0 and at most 1."""
-    return _within(text, lambda value: 0 < value <= 1, "is no share above 0 and at most 1")
-
-
-def _within(text: str, holds: Callable[[float], bool], otherwise: str) -> float:
-    value = float(text)
-    if not holds(value):
-        raise argparse.ArgumentTypeError(f"{text} {otherwise}")
-    return value

@@ -19,7 +19,7 @@ from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.language_model.head_form import HeadForm
 from caad_ds.models.speech_lm.build import build
-from caad_ds.models.speech_lm.folder import encoder_of
+from caad_ds.models.speech_lm.encoder_folder import encoder_of
 from caad_ds.models.transformers_lm import TransformersLM, check_names, random_model
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
@@ -28,7 +28,7 @@ from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.device import DTYPES
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
-from caad_ds.utils.paths import is_hub_id
+from caad_ds.utils.model_names import is_hub_id
 
 # Published config.json files of some hub ids, beside the configs that name them.
 SHIPPED = Path(__file__).resolve().parents[3] / "configs"

@@ -12,7 +12,8 @@ from caad_ds.training.batches import batch_shape
 from caad_ds.training.devices import DEVICES, GIB, Device
 from caad_ds.training.plan import formulas
 from caad_ds.training.plan.audio_inputs import audio_inputs
-from caad_ds.training.plan.files import cache_forms, files, without_cache
+from caad_ds.training.plan.cache_forms import cache_forms, without_cache
+from caad_ds.training.plan.files import files
 from caad_ds.training.plan.hours import AHEAD, Hours, hours
 from caad_ds.training.plan.memory_plan import ALONE, CACHED, FILLING, PLACEMENTS, Engines, MemoryPlan
 from caad_ds.training.plan.meta_models import (

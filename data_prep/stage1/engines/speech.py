@@ -7,7 +7,7 @@ from caad_ds.data.audio.decode import AudioError
 from caad_ds.data.record import PromptRecord, Record
 from caad_ds.data.sample import Sample
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.paths import model_folder
+from caad_ds.utils.model_names import model_folder
 from caad_ds.utils.progress import progress, waiting
 from data_prep.common.audio_entry import waveform
 from data_prep.stage1.engines import Answer, Engine, PreparedEngine
@@ -53,7 +53,7 @@ class SpeechEngine(LocalEngine):
         dtype: str = "",
     ):
         from caad_ds.generation.model import Model
-        from caad_ds.models.prompts.prompt_encoder import end_tokens
+        from caad_ds.models.prompts.answer_turn import end_tokens
         from caad_ds.utils.device import pick_device
 
         self.loaded = Model.load(folder, pick_device(device), dtype or default_dtype(device))

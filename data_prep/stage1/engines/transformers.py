@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from caad_ds.utils.paths import check_hub_or_folder
+from caad_ds.utils.model_names import check_hub_or_folder
 from caad_ds.utils.progress import progress
 from data_prep.stage1.engines import Answer, Engine, PreparedEngine
 from data_prep.stage1.engines.engine_options import EngineOptions
@@ -44,7 +44,7 @@ class TransformersEngine(LocalEngine):
 
         from caad_ds.models.language_model.llm import check_left_padding, check_stops, position_limit
         from caad_ds.models.pretrained import pretrained
-        from caad_ds.models.prompts.prompt_encoder import end_tokens
+        from caad_ds.models.prompts.answer_turn import end_tokens
         from caad_ds.utils.device import pick_device
 
         self.device = pick_device(device)

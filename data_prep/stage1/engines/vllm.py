@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from caad_ds.utils.errors import UserError, first_line
-from caad_ds.utils.paths import check_hub_or_folder
+from caad_ds.utils.model_names import check_hub_or_folder
 from caad_ds.utils.progress import progress
 from data_prep.stage1.engines import Answer, Engine, PreparedEngine
 from data_prep.stage1.engines.engine_options import EngineOptions
@@ -68,7 +68,7 @@ class VllmEngine(LocalEngine):
         self, model: str, generation: GenerationSettings | None = None, *, dtype: str, tensor_parallel_size: int = 1
     ):
         from caad_ds.models.language_model.llm import check_stops
-        from caad_ds.models.prompts.prompt_encoder import end_tokens
+        from caad_ds.models.prompts.answer_turn import end_tokens
 
         set_environment()
         try:

@@ -12,7 +12,7 @@ from transformers import AutoProcessor, Qwen2_5OmniForConditionalGeneration, Qwe
 from caad_ds.generation.decoding import Contrast, generate
 from caad_ds.models import auto, negatives
 from caad_ds.models.processor_reader import ProcessorReader
-from caad_ds.models.prompts.prompt_encoder import end_tokens
+from caad_ds.models.prompts.answer_turn import end_tokens
 from caad_ds.models.whisper_qformer.embedded_batch import positions
 from caad_ds.utils.errors import UserError
 from tests.models.families.conftest import NEAR, audio, sample

@@ -27,7 +27,7 @@ from caad_ds.generation.decoding import Contrast, generate
 from caad_ds.models import negatives
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM, SpeechReader
 from caad_ds.models.language_model.llm import build_llm, check_llm
-from caad_ds.models.prompts.prompt_encoder import end_tokens
+from caad_ds.models.prompts.answer_turn import end_tokens
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.folder import load, save

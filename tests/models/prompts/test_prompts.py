@@ -12,8 +12,9 @@ from transformers.utils import chat_template_utils
 from caad_ds.data.audio_markers import AUDIO, START_AUDIO, user_content
 from caad_ds.data.sample import Sample
 from caad_ds.models.language_model.llm import load_tokenizer
+from caad_ds.models.prompts.answer_turn import answer_turn
 from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_template
-from caad_ds.models.prompts.prompt_encoder import PromptEncoder, answer_turn, tokenization
+from caad_ds.models.prompts.prompt_encoder import PromptEncoder, tokenization
 from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.utils.errors import UserError
 from tests.models.prompts.chat_tokenizers import CHATML, GEMMA, LLAMA3, THINKING, ZEPHYR, byte_level, sentence_piece

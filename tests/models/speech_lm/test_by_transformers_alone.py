@@ -15,7 +15,8 @@ from caad_ds.generation.decoding import generate
 from caad_ds.generation.decoding_settings import Decoding
 from caad_ds.generation.question import Question, recordings
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
-from caad_ds.models.prompts.prompt_encoder import FORM, PIECES
+from caad_ds.models.prompts.answer_turn import FORM
+from caad_ds.models.prompts.prompt_encoder import PIECES
 from caad_ds.models.reader import NO_TRANSCRIPT
 from caad_ds.models.speech_lm import adapters, huggingface
 from caad_ds.models.speech_lm.build import build

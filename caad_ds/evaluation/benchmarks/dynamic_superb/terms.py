@@ -10,7 +10,7 @@ import re
 from caad_ds.data.audio_markers import AUDIO, END_AUDIO
 from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import current_name, task
 from caad_ds.evaluation.benchmarks.items import Fault, text_of
-from caad_ds.evaluation.scoring.matching import words
+from caad_ds.evaluation.scoring.normalization import words
 
 TASKS = ("SpokenTermDetection", "SpeechTextMatching")
 WORDING = "The given word is {text} {instruction}"

@@ -11,7 +11,7 @@ from caad_ds.data.batch import Batch
 from caad_ds.generation.decoding import Contrast, generate
 from caad_ds.models import auto
 from caad_ds.models.processor_reader import WINDOWS
-from caad_ds.models.prompts.prompt_encoder import end_tokens
+from caad_ds.models.prompts.answer_turn import end_tokens
 from caad_ds.utils.errors import UserError
 from data_prep.ingest.longest_audio import window_seconds
 from tests.models.families.conftest import assert_alone, audio, sample

@@ -11,8 +11,7 @@ import torch
 from peft import PeftModel
 
 from caad_ds.models import auto, families
-from caad_ds.models.model_hashes import model_hash
-from caad_ds.training.run_identity import frozen_hash
+from caad_ds.models.model_hashes import frozen_hash, model_hash
 from caad_ds.utils.errors import UserError
 from tests.models.families.every.conftest import FAMILIES, own_logits
 
