@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from caad_ds.data.batch import Batch, PairedBatch
-from caad_ds.distill.loss_rows import DrawnRows
+from caad_ds.distill.answer_rows import DrawnRows
 from caad_ds.distill.rollouts import Rollouts
 from caad_ds.distill.row_weights import AudioAdvantage
 from caad_ds.distill.student_objective import Timed

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.data.batch import Batch
-from caad_ds.distill.loss_rows import DrawnRows, LossRows, TeacherRows, drawn_diagnostics
+from caad_ds.distill.answer_rows import DrawnRows, LossRows, TeacherRows, drawn_diagnostics
 from caad_ds.loss import LMHead, LossOutput, contrastive_distillation_loss
 from caad_ds.loss.hidden_states import hidden_state_loss, width_map
 from caad_ds.models.audio_lm import AudioLM

@@ -28,9 +28,9 @@ from data_prep.common.parallel import ordered
 from data_prep.common.rejects import Rejects
 from data_prep.common.step_journal import settings_path, step_journal
 from data_prep.ingest import sources
+from data_prep.ingest.long_audio_policies import POLICIES
 from data_prep.ingest.longest_audio import window_seconds
 from data_prep.ingest.table import Reading
-from data_prep.ingest.too_long import POLICIES
 
 R = TypeVar("R", bound=Mapping[str, Any])
 

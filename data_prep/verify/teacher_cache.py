@@ -12,7 +12,7 @@ from caad_ds.data.shard_index import ShardIndex
 from caad_ds.distill.teacher_cache.filling_state import MARK, PARTS
 from caad_ds.distill.teacher_cache.head_file import HEAD, read_head
 from caad_ds.distill.teacher_cache.key import KEY, read_key, stored_layout
-from caad_ds.distill.teacher_cache.layout import Layout
+from caad_ds.distill.teacher_cache.row_layout import Layout
 from caad_ds.distill.teacher_cache.segments import (
     INDEX,
     NAME,

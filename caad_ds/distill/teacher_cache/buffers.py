@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from caad_ds.distill.teacher_cache.layout import Layout
+from caad_ds.distill.teacher_cache.row_layout import Layout
 
 KEPT = 4  # free buffers to keep
 STEP = 2**20  # their sizes are multiples of this, in bytes, so batches of similar size share them

@@ -8,7 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from caad_ds.distill.teacher_cache.layout import as_bytes
+from caad_ds.distill.teacher_cache.row_layout import as_bytes
 from caad_ds.loss.head import LMHead
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors, follow_umask

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from caad_ds.distill.teacher_cache.layout import Layout
+from caad_ds.distill.teacher_cache.row_layout import Layout
 from caad_ds.utils.device import DTYPES
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json, write_json

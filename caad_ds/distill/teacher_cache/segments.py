@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from caad_ds.distill.teacher_cache.layout import as_bytes
+from caad_ds.distill.teacher_cache.row_layout import as_bytes
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors, read_json, write_atomic
 

@@ -16,7 +16,7 @@ from caad_ds.data.index_entries import SampleEntry
 from caad_ds.data.sample import Sample
 from caad_ds.data.stored_states import StoredStates
 from caad_ds.distill.teacher_cache.buffers import Buffers
-from caad_ds.distill.teacher_cache.layout import Layout, as_bytes
+from caad_ds.distill.teacher_cache.row_layout import Layout, as_bytes
 from caad_ds.distill.teacher_cache.segments import ROWS, Entry, Segment, read_segments
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import OPEN_FILES, OpenFile

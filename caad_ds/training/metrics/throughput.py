@@ -10,7 +10,7 @@ import torch
 from deepspeed.accelerator import get_accelerator
 
 from caad_ds.data.batch import Batch
-from caad_ds.training.devices import known_peak
+from caad_ds.training.device_datasheets import known_peak
 from caad_ds.utils.flops import flop_counter
 
 

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from caad_ds.config.cache_section import CacheSection
 from caad_ds.config.schema import Config
-from caad_ds.distill.teacher_cache.layout import CacheForm
+from caad_ds.distill.teacher_cache.row_layout import CacheForm
 from caad_ds.training.plan.memory_plan import Engines
 
 

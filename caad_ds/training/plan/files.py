@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from caad_ds.config.schema import CheckpointSection
-from caad_ds.distill.teacher_cache.layout import CacheForm
+from caad_ds.distill.teacher_cache.row_layout import CacheForm
 from caad_ds.models.speech_lm.encoder_folder import recorded_encoder
 from caad_ds.training.checkpoints.retention import kept
 from caad_ds.training.plan import formulas

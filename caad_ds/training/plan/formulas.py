@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from caad_ds.config.deepspeed_settings import offloaded
-from caad_ds.distill.teacher_cache.layout import CacheForm, Layout
+from caad_ds.distill.teacher_cache.row_layout import CacheForm, Layout
 from caad_ds.loss.chunked import rows_within_budget
 
 FP32 = 4

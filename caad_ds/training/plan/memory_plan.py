@@ -12,7 +12,7 @@ from caad_ds.config.deepspeed_settings import deepspeed_config, teacher_file
 from caad_ds.config.schema import Config
 from caad_ds.loss.objective import Objective
 from caad_ds.training.batches import teacher_batch
-from caad_ds.training.devices import GIB, Device
+from caad_ds.training.device_datasheets import GIB, Device
 from caad_ds.training.plan import formulas
 from caad_ds.training.plan.formulas import Heads, Phases
 from caad_ds.training.plan.meta_models import MetaModel, numel, shares_encoding

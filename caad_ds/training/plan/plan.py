@@ -7,9 +7,9 @@ from typing import Any
 from caad_ds.config.cache_section import CacheSection
 from caad_ds.config.deepspeed_settings import check_deepspeed
 from caad_ds.config.schema import Config
-from caad_ds.distill.teacher_cache.layout import CacheForm
+from caad_ds.distill.teacher_cache.row_layout import CacheForm
 from caad_ds.training.batches import batch_shape
-from caad_ds.training.devices import DEVICES, GIB, Device
+from caad_ds.training.device_datasheets import DEVICES, GIB, Device
 from caad_ds.training.plan import formulas
 from caad_ds.training.plan.audio_inputs import audio_inputs
 from caad_ds.training.plan.cache_forms import cache_forms, without_cache

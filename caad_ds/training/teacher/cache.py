@@ -18,7 +18,7 @@ from caad_ds.distill.teacher_cache.cached_signals import FillingTeacher
 from caad_ds.distill.teacher_cache.filling_state import MARK, WHOLE, filling, mark_of, writer_of
 from caad_ds.distill.teacher_cache.head_file import HEAD, read_head, write_head
 from caad_ds.distill.teacher_cache.key import FORM, KEY, PRECISION, check_key, fingerprint, read_key, write_key
-from caad_ds.distill.teacher_cache.layout import Layout
+from caad_ds.distill.teacher_cache.row_layout import Layout
 from caad_ds.distill.teacher_cache.segments import (
     Segment,
     SegmentWriter,

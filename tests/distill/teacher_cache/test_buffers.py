@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from caad_ds.distill.teacher_cache.buffers import KEPT, STEP, Buffers
-from caad_ds.distill.teacher_cache.layout import Layout
+from caad_ds.distill.teacher_cache.row_layout import Layout
 
 LAYOUTS = [Layout(form, 7, dtype) for form in ("pair", "contrast") for dtype in ("fp32", "bf16")]
 

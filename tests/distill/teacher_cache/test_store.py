@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from caad_ds.data.stored_states import StoredStates
-from caad_ds.distill.teacher_cache.layout import Layout
+from caad_ds.distill.teacher_cache.row_layout import Layout
 from caad_ds.distill.teacher_cache.segments import (
     Entry,
     Segment,

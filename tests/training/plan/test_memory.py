@@ -15,7 +15,7 @@ from caad_ds.config.schema import Config
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.encoder_folder import load_encoder
 from caad_ds.models.speech_lm.folder import save
-from caad_ds.training.devices import DEVICES
+from caad_ds.training.device_datasheets import DEVICES
 from caad_ds.training.plan.memory_plan import Engines, MemoryPlan
 from caad_ds.training.plan.meta_models import student_of, teacher_described, teacher_of
 from caad_ds.training.plan.plan import plan

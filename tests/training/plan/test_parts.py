@@ -7,7 +7,7 @@ import pytest
 
 from caad_ds.config.reading import load_config
 from caad_ds.config.schema import CheckpointSection
-from caad_ds.training.devices import DEVICES, GIB
+from caad_ds.training.device_datasheets import DEVICES, GIB
 from caad_ds.training.plan import formulas
 from caad_ds.training.plan import plan as plan_module
 from caad_ds.training.plan.files import checkpoints_kept

@@ -10,7 +10,7 @@ from caad_ds.cli import main
 from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
 from caad_ds.data.shard_index import ShardIndex
-from caad_ds.training.devices import DEVICES, known_peak
+from caad_ds.training.device_datasheets import DEVICES, known_peak
 from caad_ds.training.plan import formulas
 from caad_ds.training.plan.formulas import Heads
 from caad_ds.training.plan.meta_models import numel, student_of, teacher_described, teacher_of

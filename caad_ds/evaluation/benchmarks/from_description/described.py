@@ -9,8 +9,8 @@ from typing import ClassVar
 from caad_ds.data.audio_markers import AUDIO, user_content
 from caad_ds.evaluation.benchmarks import audio_files
 from caad_ds.evaluation.benchmarks.from_description.description import Description
-from caad_ds.evaluation.benchmarks.from_description.files import SourceRow, absent, files_of, read_rows
 from caad_ds.evaluation.benchmarks.from_description.hub import hub_folder
+from caad_ds.evaluation.benchmarks.from_description.question_files import SourceRow, absent, files_of, read_rows
 from caad_ds.evaluation.benchmarks.from_description.templates import of_row, rendered
 from caad_ds.evaluation.benchmarks.hf_datasets import Cell
 from caad_ds.evaluation.benchmarks.items import Clip, Fault, Item, by_subset, first_reason, parted, text_of

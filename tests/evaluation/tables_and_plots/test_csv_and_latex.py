@@ -4,7 +4,7 @@ import csv
 import io
 import re
 
-from caad_ds.evaluation.tables_and_plots.table_files import csv_table, latex, latex_table
+from caad_ds.evaluation.tables_and_plots.csv_and_latex import csv_table, latex, latex_table
 
 KNOWN = {"value": 2 / 3, "low": 0.5, "high": 0.75, "deviation": None}
 UNDEFINED = dict.fromkeys(KNOWN)
