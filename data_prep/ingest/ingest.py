@@ -41,7 +41,7 @@ class Rules:
 
     Args:
         root: folder of the audio; links out of it are followed only if `follow_links`.
-        too_long: policy for audio longer than `max_seconds` (`too_long.POLICIES`).
+        too_long: policy for audio longer than `max_seconds` (`long_audio_policies.POLICIES`).
         allow: rules of usable_audio.py that audio may break.
     """
 

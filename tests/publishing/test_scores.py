@@ -2,8 +2,8 @@
 
 import pytest
 
-from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import score_instances
 from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import dimensions
+from caad_ds.evaluation.result_kinds.instances import score_instances
 from caad_ds.publishing import scores as module
 from caad_ds.publishing.scores import scores_of
 from caad_ds.utils.errors import UserError

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
-from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import score_instances
-from caad_ds.evaluation.result_kinds.instances import Instances
+from caad_ds.evaluation.result_kinds.instances import Instances, score_instances
 from caad_ds.evaluation.scoring.scores import score_groups
 from caad_ds.evaluation.scoring.significance import differences
 from caad_ds.evaluation.speed.speed_metrics import size_rows, speed_rows

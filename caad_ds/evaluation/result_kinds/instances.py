@@ -1,16 +1,29 @@
-"""Accuracy of instances, of dimensions and overall: for Dynamic-SUPERB."""
+"""Dynamic-SUPERB's scores with intervals over items, and their table.
+
+instance     share of right answers
+dimension    unweighted mean of its instances
+ALL          unweighted mean of the 51 instances outside AUDIO; called `mean of N of 51` if some are missing, and
+             `ALL (not all rows)` if some of their rows are
+"""
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
+from zlib import crc32
 
-from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import ALL, OUTSIDE, score_instances
+import numpy as np
+
 from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import closest, dimensions
-from caad_ds.evaluation.scoring.scores import RULES, judged_by
+from caad_ds.evaluation.scoring.resampling_units import numbered, per_unit, units_of
+from caad_ds.evaluation.scoring.scores import DRAWS, RULES, interval, judged_by
 from caad_ds.evaluation.tables_and_plots.tables import percent, with_interval
 
 if TYPE_CHECKING:
     from caad_ds.evaluation.comparison.result import Comparison
     from caad_ds.evaluation.comparison.run_folders import Runs
+
+ALL, OUTSIDE = "ALL", "AUDIO"
+PARTIAL = f"{ALL} (not all rows)"
 
 
 class Instances:
@@ -73,3 +86,100 @@ class Instances:
 
 def _line(name: str, items: str, scores: dict) -> list[str]:
     return [name, items, with_interval(scores), *(percent(scores[rule]["value"]) for rule in RULES[1:])]
+
+
+def score_instances(runs: list[list[dict]], draws: int = DRAWS, seed: int = 0, complete: bool = True) -> dict:
+    """Score one or several runs on the same items, `{id, subset, clips, right, strict, lenient}` each.
+
+    Returns `instances` and `dimensions` by name, `overall`, each `{value, low, high, deviation}`: the mean over runs,
+    the 95% interval of a bootstrap over the clips of each instance (the same draw for every run), and the sample
+    deviation over runs (None for one run); nested, the same by the other rules. Where the bootstrap has no spread or an
+    instance too few clips, the interval is Wilson's for an instance, else None (`scores.interval`). A dimension with
+    missing instances is called `NAME (n of N)`. `missing` lists instances without items, `unknown` those without a
+    dimension. `complete`: the runs cover every row of their instances.
+    """
+    drawn = DrawnInstances(runs, draws, seed)
+    known, items = dimensions(), drawn.items
+    dimension, overall = instance_groups(items, complete)
+    [(name, counted)] = overall.items()
+    return {
+        "runs": len(runs),
+        "instances": {
+            instance: {"dimension": known.get(instance), "items": len(items[instance]), **drawn.scores([instance])}
+            for instance in sorted(items)
+        },
+        "dimensions": {own: {"instances": len(ours), **drawn.scores(ours)} for own, ours in dimension.items()},
+        "overall": {"name": name, **(drawn.scores(counted) if counted else {})},
+        "missing": [instance for instance in known if instance not in items],
+        "unknown": [instance for instance in sorted(items) if instance not in known],
+    }
+
+
+class DrawnInstances:
+    """Accuracies [rules, runs] of instances, and of bootstrap draws [draws, rules, runs].
+
+    `items` holds their ids, `right` float64 [rules, runs, items]. Units (resampling_units.py) are drawn within each
+    instance. Units with equal outcomes are drawn together: the same distribution, much faster.
+    """
+
+    def __init__(self, runs: list[list[dict]], draws: int, seed: int):
+        tables = [{p["id"]: p for p in run} for run in runs]
+        self.units = units_of(runs[0])
+        self.items: dict[str, list[str]] = {}
+        for name, own in sorted((p["id"], p["subset"]) for p in tables[0].values()):
+            self.items.setdefault(own, []).append(name)
+        self.right = {
+            name: np.array([[[table[i][rule] for i in ids] for table in tables] for rule in RULES], np.float64)
+            for name, ids in self.items.items()
+        }
+        self._unit = {name: numbered(self.units, ids) for name, ids in self.items.items()}
+        self._means = {name: self._draw(name, draws, seed) for name in self.items}
+
+    def mean(self, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the unweighted mean of several instances, and its draws."""
+        point, spread = zip(*(self._means[name] for name in names), strict=True)
+        return np.mean(point, axis=0), np.mean(spread, axis=0)
+
+    def fewest(self, names: list[str]) -> int:
+        """Return the number of units of the smallest instance, whose spread is the least certain."""
+        return min(int(self._unit[name].max()) + 1 for name in names)
+
+    def scores(self, names: list[str]) -> dict:
+        """Return the scores of the instances' mean, by every rule."""
+        point, spread = self.mean(names)
+        units, share = self.fewest(names), len(names) == 1
+        first, *others = (_summary(point[k], spread[:, k], units, share) for k in range(len(RULES)))
+        return {**first, **dict(zip(RULES[1:], others, strict=True))}
+
+    def _draw(self, name: str, draws: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        right, unit = self.right[name], self._unit[name]
+        sums = np.vstack([per_unit(right.reshape(-1, right.shape[-1]), unit), np.bincount(unit)])
+        outcomes, counts = np.unique(sums, axis=1, return_counts=True)
+        rng = np.random.default_rng([seed, crc32(name.encode())])
+        drawn = rng.multinomial(sums.shape[1], counts / sums.shape[1], size=draws) @ outcomes.T
+        return right.mean(-1), (drawn[:, :-1] / drawn[:, -1:]).reshape(draws, *right.shape[:2])
+
+
+def instance_groups(have: Iterable[str], complete: bool) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Return the available instances by dimension, and those that count overall, under the names of their means."""
+    known = dimensions()
+    available = {name: [i for i, own in known.items() if own == name and i in have] for name in known.values()}
+    size = Counter(known.values())
+    by_dimension = {
+        name if len(members) == size[name] else f"{name} ({len(members)} of {size[name]})": members
+        for name, members in available.items()
+        if members
+    }
+    counted = [instance for name, members in available.items() if name != OUTSIDE for instance in members]
+    total = len(known) - size[OUTSIDE]
+    if len(counted) < total:
+        return by_dimension, {f"mean of {len(counted)} of {total}": counted}
+    return by_dimension, {ALL if complete else PARTIAL: counted}
+
+
+def _summary(point: np.ndarray, drawn: np.ndarray, units: int, is_share: bool) -> dict[str, float | None]:
+    """Summarise `point` [runs] with the interval of `drawn` [draws, runs]."""
+    value = float(point.mean())
+    low, high = interval(drawn.mean(-1), units, value if is_share else None)
+    deviation = float(point.std(ddof=1)) if len(point) > 1 else None
+    return {"value": value, "low": low, "high": high, "deviation": deviation}

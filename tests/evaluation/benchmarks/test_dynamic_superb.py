@@ -8,12 +8,12 @@ import soundfile
 
 from caad_ds.cli import main
 from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicSuperb
-from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import score_instances
 from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import dimensions
 from caad_ds.evaluation.benchmarks.kinds import load
 from caad_ds.evaluation.commands import evaluate
 from caad_ds.evaluation.comparison.dynamic_superb_dimensions import differences
 from caad_ds.evaluation.evaluation_identity import fingerprint
+from caad_ds.evaluation.result_kinds.instances import score_instances
 from caad_ds.evaluation.scoring.matching import VERSION
 from caad_ds.utils.errors import UserError
 from tests.command import run_command

@@ -2,10 +2,9 @@
 
 import pytest
 
-from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb_scores import score_instances
 from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import closest, current_name, dimensions
 from caad_ds.evaluation.benchmarks.kinds import load
-from caad_ds.evaluation.result_kinds.instances import Instances
+from caad_ds.evaluation.result_kinds.instances import Instances, score_instances
 from caad_ds.evaluation.scoring.scores import RULES
 from tests.evaluation.benchmarks.superb_files import (
     COUNTING,
