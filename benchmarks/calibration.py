@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.measure import cpu_name
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.comparison import dynamic_superb_dimensions
-from caad_ds.evaluation.scoring.scores import POOLED, RATIOS, RULES
+from caad_ds.evaluation.scoring.bootstrap_scores import POOLED, RATIOS, RULES
 from caad_ds.evaluation.scoring.significance import differences
 from caad_ds.utils.progress import progress
 

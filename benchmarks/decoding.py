@@ -23,7 +23,7 @@ from benchmarks.paper import SECONDS, architectures, random_encoder, random_mode
 from caad_ds.data.audio_markers import user_content
 from caad_ds.evaluation.benchmarks.items import Clip, Item
 from caad_ds.evaluation.speed.compare_speed import System, measure
-from caad_ds.evaluation.speed.speed_metrics import speed_legend, speed_rows
+from caad_ds.evaluation.speed.speed_tables import speed_legend, speed_rows
 from caad_ds.evaluation.tables_and_plots.tables import markdown
 from caad_ds.generation.decoding import Contrast
 from caad_ds.generation.model import Model

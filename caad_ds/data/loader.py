@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from caad_ds.data.batch import PairedBatch
-from caad_ds.data.sample import Sample
+from caad_ds.data.decoded_sample import Sample
 from caad_ds.data.sampler import Order
 from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.data.stream import StreamReader

@@ -10,7 +10,7 @@ import numpy as np
 
 from caad_ds.data.audio import decode, flac
 from caad_ds.data.audio.usable_audio import SAMPLE_RATE, Levels, faults
-from caad_ds.data.sample import Sample
+from caad_ds.data.decoded_sample import Sample
 from caad_ds.data.shard_index import SampleEntry, Shard, ShardIndex
 from caad_ds.data.tar_members import BrokenSample, first_record, parse
 from caad_ds.utils.errors import UserError

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from caad_ds.data.audio import decode, flac
-from caad_ds.data.sample import Sample
+from caad_ds.data.decoded_sample import Sample
 from caad_ds.data.shard_reader import Doubtful
 from caad_ds.data.tar_members import LARGEST, BrokenSample, parse
 from caad_ds.utils.errors import UserError

@@ -11,7 +11,7 @@ import torch
 from caad_ds.data.audio import decode
 from caad_ds.data.audio.usable_audio import Levels, faults, longer
 from caad_ds.data.batch import Audio, Batch, joined
-from caad_ds.data.sample import Sample
+from caad_ds.data.decoded_sample import Sample
 from caad_ds.generation.question import Askable, as_sample
 from caad_ds.generation.question import Audio as Clip
 from caad_ds.models import negatives

@@ -12,8 +12,8 @@ import numpy as np
 from caad_ds.data.audio import decode
 from caad_ds.data.audio.usable_audio import Levels
 from caad_ds.data.audio_markers import user_content
+from caad_ds.data.decoded_sample import Sample
 from caad_ds.data.record import PromptRecord
-from caad_ds.data.sample import Sample
 from caad_ds.utils.errors import AudioError, UserError
 
 # A caller's audio: a file's path, its bytes, or samples [frames] or [frames, channels] with their rate in Hz.

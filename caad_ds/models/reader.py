@@ -10,7 +10,7 @@ import torch
 
 from caad_ds.data.audio.usable_audio import SAMPLE_RATE
 from caad_ds.data.batch import IGNORE, Audio, Batch
-from caad_ds.data.sample import Sample
+from caad_ds.data.decoded_sample import Sample
 from caad_ds.models.prompts.prompt_encoder import Encoded, PromptEncoder, tokenization
 from caad_ds.utils.errors import UserError
 

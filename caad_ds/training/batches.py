@@ -7,7 +7,7 @@ from copy import copy
 import numpy as np
 
 from caad_ds.config.schema import Config
-from caad_ds.data.sample import Sample
+from caad_ds.data.decoded_sample import Sample
 from caad_ds.data.sampler import GlobalOrder, Order, TokenBudgetOrder
 from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.data.stream import StreamReader

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from caad_ds.data.batch import Batch
-from caad_ds.data.sample import Sample
+from caad_ds.data.decoded_sample import Sample
 from caad_ds.models import negatives
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer

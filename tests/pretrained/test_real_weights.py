@@ -10,7 +10,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.data.audio_markers import user_content
-from caad_ds.data.sample import Sample
+from caad_ds.data.decoded_sample import Sample
 from caad_ds.distill.student_objective import StudentObjective
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.language_model.llm import load_tokenizer

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.result_kinds.instances import Instances, score_instances
-from caad_ds.evaluation.scoring.scores import score_groups
+from caad_ds.evaluation.scoring.bootstrap_scores import score_groups
 from caad_ds.evaluation.scoring.significance import differences
-from caad_ds.evaluation.speed.speed_metrics import size_rows, speed_rows
+from caad_ds.evaluation.speed.speed_tables import size_rows, speed_rows
 from caad_ds.evaluation.tables_and_plots.comparison_tables import comparison_rows, difference_rows, interval_rows
 from caad_ds.evaluation.tables_and_plots.tables import scores_rows, show
 from caad_ds.utils.terminal_table import Table

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from caad_ds.data.batch import IGNORE, Batch
+from caad_ds.data.decoded_sample import Sample
 from caad_ds.data.index_entries import SampleEntry
-from caad_ds.data.sample import Sample
 from caad_ds.data.stored_states import StoredStates
 from caad_ds.distill.teacher_cache.buffers import Buffers
 from caad_ds.distill.teacher_cache.row_layout import Layout, as_bytes

@@ -5,7 +5,7 @@ from math import inf
 from caad_ds.evaluation.comparison.neutral import by_attribute, commonest_labels, neutral_notes
 from caad_ds.evaluation.comparison.result import Comparison
 from caad_ds.evaluation.comparison.run_folders import Runs
-from caad_ds.evaluation.scoring.scores import POOLED, figures_of_each, score_groups
+from caad_ds.evaluation.scoring.bootstrap_scores import POOLED, figures_of_each, score_groups
 from caad_ds.evaluation.scoring.significance import differences
 from caad_ds.evaluation.tables_and_plots.comparison_plots import bars, flip_matrices
 from caad_ds.evaluation.tables_and_plots.comparison_tables import (

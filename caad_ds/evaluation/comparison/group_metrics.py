@@ -3,7 +3,7 @@
 from caad_ds.evaluation.comparison.result import Comparison
 from caad_ds.evaluation.comparison.run_folders import Runs
 from caad_ds.evaluation.result_kinds.group_metrics import GroupMetrics
-from caad_ds.evaluation.scoring.scores import POOLED, score_groups
+from caad_ds.evaluation.scoring.bootstrap_scores import POOLED, score_groups
 from caad_ds.evaluation.scoring.significance import differences
 from caad_ds.evaluation.tables_and_plots.comparison_plots import bars
 from caad_ds.evaluation.tables_and_plots.comparison_tables import (

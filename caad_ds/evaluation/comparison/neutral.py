@@ -6,7 +6,7 @@ A system that guesses has a low shift, too.
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from caad_ds.evaluation.scoring.scores import POOLED
+from caad_ds.evaluation.scoring.bootstrap_scores import POOLED
 from caad_ds.evaluation.tables_and_plots.tables import percent
 
 WITHIN = 0.02  # distance from the baseline's neutral accuracy beyond which shifts are not comparable

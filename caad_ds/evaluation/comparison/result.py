@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from caad_ds.evaluation.speed.speed_metrics import SIZE_LEGEND, size_rows
+from caad_ds.evaluation.speed.speed_tables import SIZE_LEGEND, size_rows
 from caad_ds.evaluation.tables_and_plots.csv_and_latex import csv_table, latex_table
 from caad_ds.evaluation.tables_and_plots.mlflow_log import Record, Store, log_record
 from caad_ds.evaluation.tables_and_plots.tables import markdown, show

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from caad_ds.evaluation.predictions import REMEDY, RunFolder, prompt_of
 from caad_ds.evaluation.result_kinds.result_kind import OLDEST, ResultKind, result_kind_of
+from caad_ds.evaluation.scoring.bootstrap_scores import RULES
 from caad_ds.evaluation.scoring.matching import VERSION
-from caad_ds.evaluation.scoring.scores import RULES
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.formatting import counted
 

@@ -12,7 +12,7 @@ from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.benchmarks.items import Item
 from caad_ds.evaluation.comparison.result import BY_ATTRIBUTE, Comparison
 from caad_ds.evaluation.scoring.matching import RULES
-from caad_ds.evaluation.speed.speed_metrics import SIZE_LEGEND, size_rows
+from caad_ds.evaluation.speed.speed_tables import SIZE_LEGEND, size_rows
 from caad_ds.evaluation.tables_and_plots.comparison_tables import difference_rows
 from caad_ds.evaluation.tables_and_plots.tables import percent, with_deviation
 

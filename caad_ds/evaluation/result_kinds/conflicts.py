@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, ClassVar
 
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
-from caad_ds.evaluation.scoring.scores import DEFINITIONS, POOLED, RULES, judged_by, score_groups
+from caad_ds.evaluation.scoring.bootstrap_scores import DEFINITIONS, POOLED, RULES, judged_by, score_groups
 from caad_ds.evaluation.tables_and_plots.tables import LEGEND, MAIN, SUBSET_LEGEND, scores_rows
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from caad_ds.evaluation.scoring.metrics import ACCURACY, YES_NO, Metrics
-from caad_ds.evaluation.scoring.scores import POOLED, RULES, judged_by, score_groups
+from caad_ds.evaluation.scoring.bootstrap_scores import POOLED, RULES, judged_by, score_groups
+from caad_ds.evaluation.scoring.metric_definitions import ACCURACY, YES_NO, Metrics
 from caad_ds.evaluation.tables_and_plots.tables import percent
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from zlib import crc32
 import numpy as np
 
 from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import closest, dimensions
+from caad_ds.evaluation.scoring.bootstrap_scores import DRAWS, RULES, interval, judged_by
 from caad_ds.evaluation.scoring.resampling_units import numbered, per_unit, units_of
-from caad_ds.evaluation.scoring.scores import DRAWS, RULES, interval, judged_by
 from caad_ds.evaluation.tables_and_plots.tables import percent, with_interval
 
 if TYPE_CHECKING:

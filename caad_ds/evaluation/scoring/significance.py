@@ -4,7 +4,7 @@ Test        The two systems' answers are exchanged, unit by unit (a clip with al
             condition, all runs together; resampling_units.py). Under the null hypothesis each of the 2^units exchanges
             is as likely as the observed data, so p, the share of exchanges that are at least as extreme, is exact for
             every sample size.
-Statistic   A metric is a ratio of sums over items, n / d (scores.py). Its difference over its standard error (the delta
+Statistic   A metric is a ratio of sums over items, n / d (bootstrap_scores.py). Its difference over its standard error (the delta
             method's, over units), recomputed for every exchange: so p is asymptotically valid even if the systems are
             equal in the metric alone (Janssen 1997; Chung and Romano 2013). For shares, d = 1, it orders exchanges like
             the difference; with one run and one question per clip that is McNemar's exact test.
@@ -22,9 +22,9 @@ from functools import lru_cache
 import numpy as np
 from scipy.stats import binom
 
-from caad_ds.evaluation.scoring.metrics import CONFLICTS, Metrics
+from caad_ds.evaluation.scoring.bootstrap_scores import LEVEL, RULES, interval, items_by_subset, resample
+from caad_ds.evaluation.scoring.metric_definitions import CONFLICTS, Metrics
 from caad_ds.evaluation.scoring.resampling_units import numbered, per_unit, units_of
-from caad_ds.evaluation.scoring.scores import LEVEL, RULES, interval, items_by_subset, resample
 
 DRAWS = 2000
 EXCHANGES = 9999  # drawn where there are too many to enumerate

@@ -140,7 +140,7 @@ def compare_speed(
 
 
 def measure(systems: dict[str, System], items: Sequence[Item], tokens: int, rounds: int) -> dict[str, dict]:
-    """Measure the `speed` of each system (speed_metrics.py) at batch 1 and with all items at once, after a warm-up."""
+    """Measure the `speed` of each system (speed_tables.py) at batch 1 and with all items at once, after a warm-up."""
     sizes = sorted({1, len(items)})
     found: dict[tuple[str, int], list[tuple[float, Timing]]] = {(s, n): [] for s in systems for n in sizes}
     working = {}

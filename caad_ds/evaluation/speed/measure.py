@@ -1,4 +1,4 @@
-"""Measure size and speed of a system; speed_metrics.py defines the metrics."""
+"""Measure size and speed of a system; speed_tables.py defines the metrics."""
 
 import time
 from collections.abc import Iterator, Sequence

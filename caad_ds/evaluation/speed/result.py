@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from caad_ds.evaluation.speed.speed_metrics import speed_legend, speed_metrics, speed_rows
+from caad_ds.evaluation.speed.speed_tables import speed_legend, speed_metrics, speed_rows
 from caad_ds.evaluation.tables_and_plots.mlflow_log import Record, Store, flat_metrics, log_record
 from caad_ds.evaluation.tables_and_plots.tables import markdown, show
 from caad_ds.utils.files import write_atomic, write_json

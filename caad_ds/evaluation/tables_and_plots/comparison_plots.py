@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
-from caad_ds.evaluation.scoring.scores import POOLED
+from caad_ds.evaluation.scoring.bootstrap_scores import POOLED
 from caad_ds.evaluation.tables_and_plots.matplotlib_figures import save, width, wrapped
 
 # Okabe and Ito's palette, safe for colour-blind readers; black is reserved for error bars.

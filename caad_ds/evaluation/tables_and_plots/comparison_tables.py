@@ -1,6 +1,6 @@
 """The tables of `compare`: systems, their differences and intervals."""
 
-from caad_ds.evaluation.scoring.scores import LEVEL, POOLED
+from caad_ds.evaluation.scoring.bootstrap_scores import LEVEL, POOLED
 from caad_ds.evaluation.tables_and_plots.tables import MAIN, p_value, with_deviation, with_interval
 
 SIGNIFICANT = "*"

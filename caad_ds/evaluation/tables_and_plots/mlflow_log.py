@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from caad_ds.evaluation.speed.speed_metrics import speed_metrics
+from caad_ds.evaluation.speed.speed_tables import speed_metrics
 from caad_ds.tracking import Target
 from caad_ds.tracking.origin import Data, origin_tags
 from caad_ds.tracking.secrets import hide_secrets, legal_key, printable, reason

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS, HINTS
-from caad_ds.evaluation.scoring.scores import POOLED, RULES
+from caad_ds.evaluation.scoring.bootstrap_scores import POOLED, RULES
 from caad_ds.utils.fault_list import EXAMPLES, Faults
 from caad_ds.utils.formatting import counted
 from caad_ds.utils.terminal_table import Table

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from caad_ds.evaluation.scoring.metrics import ACCURACY, CONFLICTS
-from caad_ds.evaluation.scoring.scores import POOLED
+from caad_ds.evaluation.scoring.bootstrap_scores import POOLED
+from caad_ds.evaluation.scoring.metric_definitions import ACCURACY, CONFLICTS
 from caad_ds.evaluation.tables_and_plots.tables import LEGEND, MAIN, percent, show
 from caad_ds.evaluation.teacher_check.contrast_signals import Signal
 from caad_ds.evaluation.teacher_check.verdict import Attribute

@@ -21,8 +21,8 @@ from caad_ds.evaluation.benchmarks.benchmark import Benchmark
 from caad_ds.evaluation.benchmarks.items import BenchmarkRow, Clip, rows_of
 from caad_ds.evaluation.benchmarks.kinds import load, named
 from caad_ds.evaluation.evaluation_identity import fingerprint
-from caad_ds.evaluation.scoring.metrics import metrics_of
-from caad_ds.evaluation.scoring.scores import POOLED, score
+from caad_ds.evaluation.scoring.bootstrap_scores import POOLED, score
+from caad_ds.evaluation.scoring.metric_definitions import metrics_of
 from caad_ds.evaluation.teacher_check.answer_options import Options
 from caad_ds.evaluation.teacher_check.check_journal import CheckJournal
 from caad_ds.evaluation.teacher_check.check_tables import IntermediateTable, listed

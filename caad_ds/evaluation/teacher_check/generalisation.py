@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from caad_ds.evaluation.scoring.scores import wilson
+from caad_ds.evaluation.scoring.bootstrap_scores import wilson
 from caad_ds.utils.text import read_text
 
 HEARD, OVERFITTED, UNDERTRAINED, UNKNOWN = "heard", "overfitted", "undertrained", "unknown"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from caad_ds.evaluation.scoring.metrics import CONFLICTS, metrics_of
-from caad_ds.evaluation.scoring.scores import LEVEL, POOLED, score
+from caad_ds.evaluation.scoring.bootstrap_scores import LEVEL, POOLED, score
+from caad_ds.evaluation.scoring.metric_definitions import CONFLICTS, metrics_of
 from caad_ds.evaluation.teacher_check.contrast_signals import Signal
 from caad_ds.evaluation.teacher_check.generalisation import (
     UNKNOWN,

@@ -14,7 +14,7 @@ import numpy as np
 
 from caad_ds.config.objective_section import NEGATIVES
 from caad_ds.data.batch import Batch
-from caad_ds.data.sample import Sample
+from caad_ds.data.decoded_sample import Sample
 from caad_ds.utils.errors import UserError
 
 Partners = Callable[[Sample, int], np.ndarray]  # (sample, which of its audios) -> another sample's waveform

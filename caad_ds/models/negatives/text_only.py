@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from caad_ds.data.batch import Batch
-from caad_ds.data.sample import Sample
+from caad_ds.data.decoded_sample import Sample
 from caad_ds.models.negatives import Partners
 from caad_ds.models.reader import Reader
 from caad_ds.utils.errors import UserError

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from caad_ds.data.batch import Audio, Batch
-from caad_ds.data.sample import Sample
+from caad_ds.data.decoded_sample import Sample
 from caad_ds.models.negatives import Partners
 from caad_ds.models.reader import Features, Reader
 

@@ -13,8 +13,8 @@ import torch
 
 from caad_ds.data.audio_markers import AUDIO
 from caad_ds.data.batch import IGNORE, Batch
+from caad_ds.data.decoded_sample import Sample
 from caad_ds.data.record import PromptRecord
-from caad_ds.data.sample import Sample
 from caad_ds.models.prompts.answer_turn import CONTENT, answer_turn, form_of
 from caad_ds.models.prompts.audio_spans import AudioSpans, MarkedText
 from caad_ds.models.prompts.control_tokens import SPAN, check_texts, control_tokens, plain_markers

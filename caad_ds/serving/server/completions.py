@@ -12,10 +12,10 @@ from fastapi.datastructures import Headers
 
 from caad_ds.serving.server import replies
 from caad_ds.serving.server.batching import Answer
+from caad_ds.serving.server.bounded_body import Gone, read_json
+from caad_ds.serving.server.chat_request import ChatRequest
 from caad_ds.serving.server.decoded_audio_limit import Share
 from caad_ds.serving.server.refusals import Refused
-from caad_ds.serving.server.request_body import Gone, read_json
-from caad_ds.serving.server.request_fields import ChatRequest
 from caad_ds.serving.server.service import Service, Updates
 
 T = TypeVar("T")

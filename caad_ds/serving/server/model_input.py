@@ -18,10 +18,10 @@ from caad_ds.generation.decoding_settings import Decoding
 from caad_ds.generation.question import as_sample
 from caad_ds.models.prompts.control_tokens import check_texts
 from caad_ds.models.reader import NO_TRANSCRIPT, Reader
+from caad_ds.serving.server.chat_request import AudioPart, ChatRequest, InputAudio, Message, TextPart
 from caad_ds.serving.server.decoded_audio_limit import Share
 from caad_ds.serving.server.limits import Limits
 from caad_ds.serving.server.refusals import Refused
-from caad_ds.serving.server.request_fields import AudioPart, ChatRequest, InputAudio, Message, TextPart
 from caad_ds.utils.errors import AudioError, UserError
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from caad_ds.generation.model import Model
 from caad_ds.serving.server.batching import Answer, Job, Update, Worker
+from caad_ds.serving.server.chat_request import ChatRequest, read_request
 from caad_ds.serving.server.decoded_audio_limit import Room, Share
 from caad_ds.serving.server.limits import Limits
 from caad_ds.serving.server.metrics import Metrics
 from caad_ds.serving.server.model_input import Prepared, prepare
 from caad_ds.serving.server.refusals import Refused
-from caad_ds.serving.server.request_fields import ChatRequest, read_request
 from caad_ds.utils.errors import UserError
 
 READERS = 2  # threads that decode audio and encode texts

@@ -10,7 +10,7 @@ are left out on any number of ranks and on resume.
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from caad_ds.data.sample import Sample
+from caad_ds.data.decoded_sample import Sample
 from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.models.reader import Reader
 from caad_ds.training.export.corpora import Corpora, write_corpora

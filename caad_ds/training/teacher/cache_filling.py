@@ -9,8 +9,8 @@ import torch
 
 from caad_ds.config.deepspeed_settings import check_deepspeed
 from caad_ds.config.schema import Config
+from caad_ds.data.decoded_sample import Sample
 from caad_ds.data.loader import Loader
-from caad_ds.data.sample import Sample
 from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.distill.teacher_cache.cached_signals import FillingTeacher
 from caad_ds.distill.teacher_cache.store import content_of, named

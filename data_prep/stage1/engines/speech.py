@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caad_ds.data.audio.decode import AudioError
+from caad_ds.data.decoded_sample import Sample
 from caad_ds.data.record import PromptRecord, Record
-from caad_ds.data.sample import Sample
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.model_names import model_folder
 from caad_ds.utils.progress import progress, waiting

@@ -9,8 +9,8 @@ import pytest
 
 from caad_ds import cli
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
+from caad_ds.evaluation.scoring.bootstrap_scores import score
 from caad_ds.evaluation.scoring.matching import VERSION
-from caad_ds.evaluation.scoring.scores import score
 from caad_ds.evaluation.tables_and_plots.comparison_plots import flips
 
 ITEMS = 40

@@ -1,7 +1,7 @@
 """Checks that systems have sufficient, and similar, neutral accuracies to be compared."""
 
 from caad_ds.evaluation.comparison.neutral import by_attribute, commonest_labels, neutral_notes
-from caad_ds.evaluation.scoring.scores import score_groups
+from caad_ds.evaluation.scoring.bootstrap_scores import score_groups
 
 SUBSETS = {"language": ["en", "en", "en", "fr"], "noise": ["clean", "noisy"]}
 

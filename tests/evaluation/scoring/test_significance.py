@@ -14,8 +14,8 @@ from scipy.stats import binom, binomtest
 
 from benchmarks.calibration import ALIKE, ALIKE_ALONE, APART, marks
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
+from caad_ds.evaluation.scoring.bootstrap_scores import RATIOS, score_groups
 from caad_ds.evaluation.scoring.resampling_units import FEWEST
-from caad_ds.evaluation.scoring.scores import RATIOS, score_groups
 from caad_ds.evaluation.scoring.significance import (
     EXCHANGES,
     differences,

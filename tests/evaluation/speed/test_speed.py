@@ -9,7 +9,7 @@ from caad_ds import cli
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.speed.compare_speed import System
 from caad_ds.evaluation.speed.measure import Clock, Meter
-from caad_ds.evaluation.speed.speed_metrics import speed_legend, speed_rows
+from caad_ds.evaluation.speed.speed_tables import speed_legend, speed_rows
 from caad_ds.generation.decoding import Contrast, generate
 from caad_ds.generation.model import Model
 from caad_ds.models.speech_lm.folder import load

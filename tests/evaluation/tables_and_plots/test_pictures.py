@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
-from caad_ds.evaluation.scoring.scores import score
+from caad_ds.evaluation.scoring.bootstrap_scores import score
 from caad_ds.evaluation.tables_and_plots.comparison_plots import bars, flip_matrices
 from caad_ds.evaluation.tables_and_plots.trade_off_plot import X, Y, spread, trade_off
 

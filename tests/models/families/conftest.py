@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from caad_ds.data.audio_markers import user_content
-from caad_ds.data.sample import Sample
+from caad_ds.data.decoded_sample import Sample
 from caad_ds.models import auto, negatives
 from caad_ds.models.audio_lm import AudioLM
 from tests.models.families.tiny import qwen2_audio as tiny_qwen2_audio

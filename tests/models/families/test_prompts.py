@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer, Qwen2AudioProcessor
 
 from caad_ds.data.audio_markers import AUDIO, user_content
-from caad_ds.data.sample import Sample
+from caad_ds.data.decoded_sample import Sample
 from caad_ds.models import auto, negatives
 from caad_ds.models.families.qwen2_audio import FAMILY
 from caad_ds.models.processor_reader import ProcessorReader

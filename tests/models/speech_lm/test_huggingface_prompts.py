@@ -10,8 +10,8 @@ from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_templa
 from caad_ds.models.prompts.prompt_encoder import PIECES, WHOLE, PromptEncoder
 from caad_ds.models.reader import AFTER_AUDIO, NO_TRANSCRIPT, TRANSCRIPT
 from caad_ds.models.speech_lm.huggingface import processor_of, reads_alike
+from caad_ds.serving.server.chat_request import Message
 from caad_ds.serving.server.model_input import _turn
-from caad_ds.serving.server.request_fields import Message
 from tests.models.prompts.chat_tokenizers import (
     CHATML,
     GEMMA,

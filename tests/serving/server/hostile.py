@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 
-from caad_ds.serving.server.request_fields import NEUTRAL
+from caad_ds.serving.server.chat_request import NEUTRAL
 from tests.serving.server.conftest import NAME, asking, clip, file_of, user, written
 
 QUESTION = "who speaks ?"

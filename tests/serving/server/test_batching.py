@@ -11,10 +11,10 @@ import caad_ds
 from caad_ds.models.speech_lm.folder import save
 from caad_ds.serving.server import batching
 from caad_ds.serving.server.batching import Job, Worker
+from caad_ds.serving.server.chat_request import ChatRequest
 from caad_ds.serving.server.decoded_audio_limit import Room, Share
 from caad_ds.serving.server.limits import Limits
 from caad_ds.serving.server.model_input import prepare
-from caad_ds.serving.server.request_fields import ChatRequest
 from caad_ds.utils.errors import AudioError, UserError
 from tests.evaluation.conftest import tiny_parts
 from tests.serving.server.conftest import LIMITS, asking, file_of

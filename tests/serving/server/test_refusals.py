@@ -13,12 +13,12 @@ import openai
 import pytest
 
 from caad_ds.data.audio.usable_audio import Levels
-from caad_ds.serving.server import batching, request_body, run
+from caad_ds.serving.server import batching, bounded_body, run
+from caad_ds.serving.server.chat_request import NEUTRAL, ChatRequest, read_request
 from caad_ds.serving.server.decoded_audio_limit import Room, Share
 from caad_ds.serving.server.limits import Limits
 from caad_ds.serving.server.model_input import prepare
 from caad_ds.serving.server.refusals import Refused
-from caad_ds.serving.server.request_fields import NEUTRAL, ChatRequest, read_request
 from tests.serving.server.conftest import LIMITS, asking, running, written
 from tests.serving.server.hostile import ONE, QUESTION, RAW, REFUSED, WIDE, wide
 
@@ -72,9 +72,9 @@ def test_long_texts_with_escapes_are_no_structure(monkeypatch):
     for text in ("a" * 99_999, '"' * 99_999, "\\" * 99_999, '[{"a":1},' * 10_000, "\u00e4" * 99_999):
         request = asking(f"{text}?", ONE)
         assert read_request(json.dumps(request).encode()).messages[0].content[-1].text == f"{text}?"
-    request_body.check_structure(json.dumps([["a\\", '"'] * 5000]).encode())
+    bounded_body.check_structure(json.dumps([["a\\", '"'] * 5000]).encode())
     for broken in (b'"', b'"\\', b"\\", b'"a\\"', b'{"'):
-        request_body.check_structure(broken)
+        bounded_body.check_structure(broken)
 
 
 def test_openai_s_client_raises_its_own_error(served):

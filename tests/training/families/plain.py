@@ -10,7 +10,7 @@ from torch import Tensor
 from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.config.schema import Config
 from caad_ds.data.batch import IGNORE, Batch, PairedBatch
-from caad_ds.data.sample import Sample
+from caad_ds.data.decoded_sample import Sample
 from caad_ds.data.sampler import GlobalOrder
 from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.distill.pairing import Pairing

@@ -1,7 +1,7 @@
 """Metrics as ratios of weighted counts over items.
 
 Bootstrap and exchange test of such a ratio need only the counts, so they work for every benchmark with metrics of this
-form (scores.py, significance.py).
+form (bootstrap_scores.py, significance.py).
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -18,7 +18,7 @@ from math import sqrt
 import numpy as np
 from scipy.special import ndtri
 
-from caad_ds.evaluation.scoring.metrics import CONFLICTS, Metrics
+from caad_ds.evaluation.scoring.metric_definitions import CONFLICTS, Metrics
 from caad_ds.evaluation.scoring.resampling_units import FEWEST, numbered, per_unit, units_of
 
 RATIOS = CONFLICTS.ratios

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
+from caad_ds.evaluation.scoring.bootstrap_scores import resample, score, score_groups
 from caad_ds.evaluation.scoring.resampling_units import numbered, units_of
-from caad_ds.evaluation.scoring.scores import resample, score, score_groups
 
 
 def one_run(neutral, faithful, adversarial, irrelevant):

@@ -6,8 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from caad_ds.config.objective_section import ALPHA_GATES, NEGATIVES
 from caad_ds.generation.decoding_settings import GATE_M, MAX_ALPHA, MIN_TEMPERATURE, NO_GATE, gate_fault
+from caad_ds.serving.server.bounded_body import check_structure
 from caad_ds.serving.server.refusals import Refused
-from caad_ds.serving.server.request_body import check_structure
 
 LONGEST_TEXT = 100_000  # characters of all texts, which are tokenised before their number of tokens is known
 MOST_MESSAGES = 100
