@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
-from caad_ds.training.processes.on_ranks import on_ranks
+from caad_ds.training.processes.launched_command import on_ranks
 from caad_ds.utils.command import Parser, guarded, is_main
 from caad_ds.utils.files import sole_writer
 from caad_ds.utils.progress import Heartbeat

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Conflicts:
-    """`groups`: metrics of each subset and of all items together (scoring/scores.py)."""
+    """`groups`: metrics of each subset and of all items together (scoring/bootstrap_scores.py)."""
 
     conditions = CONDITIONS
     definitions = DEFINITIONS
