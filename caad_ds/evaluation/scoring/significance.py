@@ -6,8 +6,8 @@ Test        The two systems' answers are exchanged, unit by unit (a clip with al
             every sample size.
 Statistic   A metric is a ratio of sums over items, n / d (bootstrap_scores.py). Its difference over its standard error
             (the delta method's, over units), recomputed for every exchange: so p is asymptotically valid even if the
-            systems are equal in the metric alone (Janssen 1997; Chung and Romano 2013). For shares, d = 1, it orders exchanges like
-            the difference; with one run and one question per clip that is McNemar's exact test.
+            systems are equal in the metric alone (Janssen 1997; Chung and Romano 2013). For shares, d = 1, it orders
+            exchanges like the difference; with one run and one question per clip that is McNemar's exact test.
 Too few     The standard error is unreliable if denominators differ and few items count: then (`_leverage`) p is 1.
 Interval    95% of a paired bootstrap over units (the same draw for both systems, every run and condition).
 p_holm      Holm's correction over the compared systems, separately for each group and metric.
