@@ -1,15 +1,27 @@
 """`caad-ds compare`: compare several evaluations in tables and pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from caad_ds.evaluation.comparison.conditions import compare_conditions
+from caad_ds.evaluation.comparison.dynamic_superb_dimensions import compare_dimensions
+from caad_ds.evaluation.comparison.group_metrics import compare_groups
 from caad_ds.evaluation.comparison.result import Comparison, save
-from caad_ds.evaluation.comparison.run_folders import read_runs, read_speeds
+from caad_ds.evaluation.comparison.run_folders import Runs, read_runs, read_speeds
+from caad_ds.evaluation.result_kinds.conflicts import Conflicts
+from caad_ds.evaluation.result_kinds.group_metrics import GroupMetrics
+from caad_ds.evaluation.result_kinds.instances import Instances
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.formatting import counted
 from caad_ds.utils.paths import existing
 from caad_ds.utils.progress import waiting
+
+COMPARED_BY: dict[type, Callable[[Runs, str, str], Comparison]] = {
+    Conflicts: compare_conditions,
+    Instances: compare_dimensions,
+    GroupMetrics: compare_groups,
+}
 
 
 def compare(
@@ -36,7 +48,7 @@ def compare(
         read = read_runs(folders)
         speeds = read_speeds(folders)
     first = _baseline(baseline, list(read.systems))
-    found = read.figures.compare(read, first, title or read.figures.title(read.benchmark))
+    found = COMPARED_BY[type(read.figures)](read, first, title or read.figures.title(read.benchmark))
     runs_of = {name: len(predictions) for name, predictions in read.systems.items()}
     found = replace(found, runs=runs_of, speeds=speeds, notes=read.notes, rejected=read.rejected)
     if out is not None:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from caad_ds.evaluation.comparison.result import Comparison
+from caad_ds.evaluation.comparison.run_folders import Runs
 from caad_ds.evaluation.result_kinds.instances import DrawnInstances, instance_groups, score_instances
 from caad_ds.evaluation.scoring.resampling_units import numbered, per_unit
 from caad_ds.evaluation.scoring.significance import DRAWS as PAIRED_DRAWS
@@ -19,12 +20,9 @@ from caad_ds.evaluation.tables_and_plots.tables import NO_INTERVAL, markdown
 from caad_ds.utils.progress import progress
 
 
-def compare_dimensions(runs: dict[str, list[list[dict]]], baseline: str, title: str, complete: bool) -> Comparison:
-    """Compare the runs of each name by dimension and ALL, each tested against the baseline's.
-
-    `complete`: the runs cover every row of the benchmark.
-    """
-    systems = {}
+def compare_dimensions(read: Runs, baseline: str, title: str) -> Comparison:
+    """Compare runs on Dynamic-SUPERB by dimension and ALL."""
+    runs, complete, systems = read.systems, read.complete, {}
     with progress("comparing", len(runs)) as advance:
         for name, predictions in runs.items():
             systems[name] = score_instances(predictions, complete=complete)

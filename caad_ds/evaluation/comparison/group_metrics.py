@@ -21,9 +21,10 @@ from caad_ds.utils.progress import progress
 ACCURACY = "accuracy"
 
 
-def compare_groups(read: Runs, baseline: str, title: str, shares: GroupMetrics) -> Comparison:
+def compare_groups(read: Runs, baseline: str, title: str) -> Comparison:
     """Compare runs on a described benchmark by its metrics over all items and the accuracy of each group."""
-    systems = {}
+    shares, systems = read.figures, {}
+    assert isinstance(shares, GroupMetrics)
     with progress("comparing", sum(map(len, read.systems.values()))) as advance:
         for name, runs in read.systems.items():
             systems[name] = score_groups(runs, metrics=shares.metrics)

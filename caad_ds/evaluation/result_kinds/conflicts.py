@@ -1,14 +1,10 @@
 """Accuracy under each condition, and the effect of the false hint: for MCR-BENCH and benchmarks in its format."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.scoring.bootstrap_scores import DEFINITIONS, POOLED, RULES, judged_by, score_groups
 from caad_ds.evaluation.tables_and_plots.tables import LEGEND, MAIN, SUBSET_LEGEND, scores_rows
-
-if TYPE_CHECKING:
-    from caad_ds.evaluation.comparison.result import Comparison
-    from caad_ds.evaluation.comparison.run_folders import Runs
 
 
 class Conflicts:
@@ -43,9 +39,3 @@ class Conflicts:
         """See `ResultKind`."""
         pooled = scores["groups"][POOLED]
         return {name: pooled[key] for name, key in {**MAIN, "MRS": "mrs"}.items()}
-
-    def compare(self, runs: "Runs", baseline: str, title: str) -> "Comparison":
-        """See `ResultKind`."""
-        from caad_ds.evaluation.comparison.conditions import compare_conditions  # imports Matplotlib
-
-        return compare_conditions(runs, baseline, title)

@@ -5,15 +5,10 @@ For benchmarks without conditions, i.e. those of a description.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from caad_ds.evaluation.scoring.bootstrap_scores import POOLED, RULES, judged_by, score_groups
 from caad_ds.evaluation.scoring.metric_definitions import ACCURACY, YES_NO, Metrics
 from caad_ds.evaluation.tables_and_plots.tables import percent
-
-if TYPE_CHECKING:
-    from caad_ds.evaluation.comparison.result import Comparison
-    from caad_ds.evaluation.comparison.run_folders import Runs
 
 BY_RULE = "strict: answers that name the right option alone; lenient: the same, also in other spellings of numbers."
 OF_NO = (
@@ -67,12 +62,6 @@ class GroupMetrics:
     def headline(self, scores: dict) -> dict[str, dict]:
         """See `ResultKind`."""
         return {label: scores["groups"][POOLED][key] for label, key in self.shown.items()}
-
-    def compare(self, runs: "Runs", baseline: str, title: str) -> "Comparison":
-        """See `ResultKind`."""
-        from caad_ds.evaluation.comparison.group_metrics import compare_groups  # imports Matplotlib
-
-        return compare_groups(runs, baseline, title, self)
 
     def _cells(self, group: dict) -> list[dict]:
         return [group[key] for key in self.shown.values()] + [group[rule]["accuracy"] for rule in RULES[1:]]

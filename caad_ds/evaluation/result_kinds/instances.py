@@ -8,7 +8,7 @@ ALL          unweighted mean of the 51 instances outside AUDIO; called `mean of 
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 from zlib import crc32
 
 import numpy as np
@@ -17,10 +17,6 @@ from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import closest,
 from caad_ds.evaluation.scoring.bootstrap_scores import DRAWS, RULES, interval, judged_by
 from caad_ds.evaluation.scoring.resampling_units import numbered, per_unit, units_of
 from caad_ds.evaluation.tables_and_plots.tables import percent, with_interval
-
-if TYPE_CHECKING:
-    from caad_ds.evaluation.comparison.result import Comparison
-    from caad_ds.evaluation.comparison.run_folders import Runs
 
 ALL, OUTSIDE = "ALL", "AUDIO"
 PARTIAL = f"{ALL} (not all rows)"
@@ -76,12 +72,6 @@ class Instances:
     def headline(self, scores: dict) -> dict[str, dict]:
         """See `ResultKind`."""
         return {**scores["dimensions"], scores["overall"]["name"]: scores["overall"]}
-
-    def compare(self, runs: "Runs", baseline: str, title: str) -> "Comparison":
-        """See `ResultKind`."""
-        from caad_ds.evaluation.comparison.dynamic_superb_dimensions import compare_dimensions  # imports Matplotlib
-
-        return compare_dimensions(runs.systems, baseline, title, runs.complete)
 
 
 def _line(name: str, items: str, scores: dict) -> list[str]:

@@ -1,20 +1,17 @@
-"""Interface of a kind of results: scores, tables, and the comparison of systems.
+"""Interface of a kind of results: its scores and its tables.
 
-Everything is computed from run folders, so `compare` does not need the benchmark.
+Everything is computed from run folders, so `compare` does not need the benchmark; how systems are compared is in
+`comparison/compare.py`, by kind.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from caad_ds.evaluation.benchmarks.kinds import KINDS
 from caad_ds.evaluation.result_kinds.conflicts import Conflicts
 from caad_ds.evaluation.result_kinds.group_metrics import OF_ANSWERS, OF_YES_NO
 from caad_ds.evaluation.result_kinds.instances import Instances
 from caad_ds.utils.errors import UserError
-
-if TYPE_CHECKING:
-    from caad_ds.evaluation.comparison.result import Comparison
-    from caad_ds.evaluation.comparison.run_folders import Runs
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -58,9 +55,6 @@ class ResultKind(Protocol):
 
     def headline(self, scores: dict) -> dict[str, dict]:
         """Return the main metrics of an evaluation, by name, each with its interval."""
-
-    def compare(self, runs: "Runs", baseline: str, title: str) -> "Comparison":
-        """Compare the systems, each tested against the baseline."""
 
 
 RESULT_KINDS: dict[str, ResultKind] = {

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from caad_ds.evaluation.comparison.compare import COMPARED_BY
 from caad_ds.evaluation.comparison.group_metrics import compare_groups
 from caad_ds.evaluation.comparison.run_folders import _checked, read_runs
 from caad_ds.evaluation.result_kinds.group_metrics import OF_YES_NO
+from caad_ds.evaluation.result_kinds.result_kind import RESULT_KINDS
 from caad_ds.evaluation.scoring.matching import VERSION
 from caad_ds.evaluation.tables_and_plots import comparison_plots
 from caad_ds.utils.errors import UserError
@@ -48,10 +50,14 @@ def shares_run(folder, figures, names, **more):
     return folder
 
 
+def test_every_kind_of_results_is_compared():
+    assert {type(kind) for kind in RESULT_KINDS.values()} == COMPARED_BY.keys()
+
+
 def test_a_group_that_is_called_as_a_figure_stands_beside_it(tmp_path):
     names = ["F1", "accuracy", "hall", "yes", "yes (group)"]
     runs = read_runs([shares_run(tmp_path / run, "yes_no", names, said="no") for run in "ab"])
-    [header, rows] = compare_groups(runs, "a", "rooms", OF_YES_NO).table
+    [header, rows] = compare_groups(runs, "a", "rooms").table
     assert header[2:] == [
         *OF_YES_NO.shown, "F1 (group)", "accuracy (group)", "hall", "yes (group) (group)", "yes (group)",
     ]  # fmt: skip
