@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 
+from benchmarks.step_models import Setting
 from caad_ds.config.schema import Config
 from caad_ds.data.batch import IGNORE, Batch, PairedBatch
 from caad_ds.data.stored_states import StoredStates
@@ -20,9 +21,6 @@ from caad_ds.distill.teacher_cache.store import Store
 from caad_ds.distill.teacher_signal import TeacherForward, TeacherSignal, TeacherStates
 from caad_ds.loss.head import LMHead
 from caad_ds.utils.memory import MIB
-
-if TYPE_CHECKING:
-    from benchmarks.step import Setting
 
 Form = Literal["pair", "contrast"]
 Batches = Callable[[], PairedBatch]  # returns the next batch, with the rows read by the loader
@@ -57,7 +55,7 @@ def print_ten_epochs(rows: Mapping[str, Row], name: str, first: Row | None) -> N
 class WithoutEngine:
     """The teacher as `OnlineTeacher` runs it, without a DeepSpeed engine."""
 
-    def __init__(self, setting: "Setting"):
+    def __init__(self, setting: Setting):
         self.lm, self._forward = setting.teacher, TeacherForward(setting.teacher)
 
     @torch.no_grad()
@@ -82,14 +80,14 @@ class WithoutEngine:
         """Do nothing."""
 
 
-def open_store(setting: "Setting", cfg: Config, form: Form, folder: Path) -> Store:
+def open_store(setting: Setting, cfg: Config, form: Form, folder: Path) -> Store:
     """Create an empty cache for the setting's teacher."""
     folder.mkdir(parents=True)
     return Store(folder, Layout(form, setting.teacher.head().weight.shape[1], cfg.run.precision))
 
 
 def filling(
-    setting: "Setting", cfg: Config, form: Form, folder: Path, online: TeacherSignal | None = None
+    setting: Setting, cfg: Config, form: Form, folder: Path, online: TeacherSignal | None = None
 ) -> tuple[FillingTeacher, Batches]:
     """Return a teacher that stores the states that it computes, and batches that are not in the cache."""
     store = open_store(setting, cfg, form, folder)
@@ -108,7 +106,7 @@ def filling(
     return teacher, batches
 
 
-def cached(setting: "Setting", cfg: Config, form: Form, folder: Path) -> tuple[CachedTeacher, Batches]:
+def cached(setting: Setting, cfg: Config, form: Form, folder: Path) -> tuple[CachedTeacher, Batches]:
     """Return a teacher with a complete cache of the setting's batch, and batches whose rows are read from disk."""
     filler, new = filling(setting, cfg, form, folder)
     first = new()
@@ -132,7 +130,7 @@ def cached(setting: "Setting", cfg: Config, form: Form, folder: Path) -> tuple[C
 
 
 def without_engine(
-    setting: "Setting", cfg: Config, teacher: CachedTeacher | FillingTeacher, batches: Batches
+    setting: Setting, cfg: Config, teacher: CachedTeacher | FillingTeacher, batches: Batches
 ) -> Callable[[], None]:
     """Return the step as training computes it, without DeepSpeed engines."""
     module = StudentObjective(setting.student, cfg.objective)
@@ -150,11 +148,11 @@ def without_engine(
     return step
 
 
-def read_rows(setting: "Setting", cfg: Config, form: Form, work: Path) -> Callable[[], None]:
+def read_rows(setting: Setting, cfg: Config, form: Form, work: Path) -> Callable[[], None]:
     """Return the step that reads the teacher's states."""
     return without_engine(setting, cfg, *cached(setting, cfg, form, work / f"plain-{form}"))
 
 
-def fill_rows(setting: "Setting", cfg: Config, form: Form, work: Path) -> Callable[[], None]:
+def fill_rows(setting: Setting, cfg: Config, form: Form, work: Path) -> Callable[[], None]:
     """Return the step that computes and stores the teacher's states."""
     return without_engine(setting, cfg, *filling(setting, cfg, form, work / f"plain-filling-{form}"))

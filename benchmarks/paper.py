@@ -17,7 +17,7 @@ from transformers import WhisperConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.step import published
+from benchmarks.step_models import published
 from benchmarks.training_runs import Setting, main, noise_shards
 from caad_ds.config.inheritance import merged, read_files
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer

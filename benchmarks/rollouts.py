@@ -27,7 +27,8 @@ from transformers import GenerationConfig
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import cpu_name, milliseconds
-from benchmarks.step import SCALES, Scale, Setting, config, process_group
+from benchmarks.step import config, process_group
+from benchmarks.step_models import SCALES, Scale, Setting
 from caad_ds.config.schema import Config
 from caad_ds.data.batch import PairedBatch
 from caad_ds.distill.gathered_copy import GatheredCopy

@@ -59,7 +59,8 @@ def _join(rank: int, ranks: int, port: int) -> None:
 
 
 def _steps(rank: int, ranks: int, placed: str) -> list[dict[str, float]]:
-    from benchmarks.step import SCALES, Setting, config, engines
+    from benchmarks.step import config, engines
+    from benchmarks.step_models import SCALES, Setting
 
     torch.backends.cudnn.allow_tf32 = False  # the encoder's convolutions are fp32, too
     setting = Setting(SCALES["tiny"], "cuda" if torch.cuda.is_available() else "cpu")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks import step
+from benchmarks.step_models import ANSWER, PROMPT, SCALES, Setting
 from caad_ds.config.schema import Config
 from caad_ds.distill.student_objective import StudentObjective
 from caad_ds.distill.teacher_signal import TeacherForward
@@ -40,18 +41,25 @@ def predicted(cfg: Config, student: MetaModel, teacher: MetaModel, costs: Costs)
 @pytest.fixture(scope="module", params=["tiny", "cpu"])
 def ours(request):
     """Count the FLOPs of a setting of benchmarks/step.py and compute the plan's, for our step and the authors'."""
-    scale = step.SCALES[request.param]
+    scale = SCALES[request.param]
     if request.param == "cpu":
         scale = replace(scale, samples=2)
-    setting, cfg = step.Setting(scale, "cpu"), step.config("fp32")
+    setting, cfg = Setting(scale, "cpu"), step.config("fp32")
     real = step.ours(setting, cfg)
     real()  # the encoding of the negative is made in the first
     counted = 1e9 * step.gigaflops(real), 1e9 * step.gigaflops(step.authors(setting, cfg))
-    meta = step.Setting(scale, "meta")
+    meta = Setting(scale, "meta")
     for lm in (meta.student, meta.teacher):
         lm.generator._caad_head = HeadForm()
     student, teacher = (MetaModel(lm, Described({}, "made here")) for lm in (meta.student, meta.teacher))
-    shape = Shape(scale.samples, step.PROMPT, step.ANSWER, step.PROMPT + step.ANSWER, scale.samples, 1.0)
+    shape = Shape(
+        scale.samples,
+        PROMPT,
+        ANSWER,
+        PROMPT + ANSWER,
+        scale.samples,
+        1.0,
+    )
     costs = rehearse(student, teacher, "zero_mel", shape)
     heads = Engines(cfg, None, 1, student, teacher).heads(costs.rows)
     authors = costs.authors_encoder + costs.authors_teacher + costs.student_forward + costs.student_backward
