@@ -26,10 +26,10 @@ from caad_ds.generation.decoding import Contrast, decode
 from caad_ds.generation.decoding_settings import DTYPES, Decoding, check_choice, check_counts
 from caad_ds.generation.model import Model
 from caad_ds.generation.sampling import Sampling
-from caad_ds.utils.command import is_main
 from caad_ds.utils.device import pick_device
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer
+from caad_ds.utils.launch import is_main
 from caad_ds.utils.model_names import model_folder, run_name
 from caad_ds.utils.paths import existing
 from caad_ds.utils.progress import progress, waiting

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
 from caad_ds.training.processes.launched_command import on_ranks
-from caad_ds.utils.command import Parser, guarded, is_main
+from caad_ds.utils.command import Parser, guarded
 from caad_ds.utils.files import sole_writer
+from caad_ds.utils.launch import is_main
 from caad_ds.utils.progress import Heartbeat
 from caad_ds.utils.quiet import quiet
 

@@ -44,9 +44,9 @@ from caad_ds.training.teacher.cache import open_cache, seen
 from caad_ds.training.teacher.filling_progress import FillingProgress
 from caad_ds.training.teacher_and_student import heads_of, load_models, pair
 from caad_ds.training.validation import validate
-from caad_ds.utils.command import is_main
 from caad_ds.utils.device import DTYPES
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.launch import is_main
 from caad_ds.utils.progress import Heartbeat
 from caad_ds.utils.ranks import agreed, from_main, gathered, raise_together, world
 

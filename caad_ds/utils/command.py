@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NoReturn, TextIO
 
 from caad_ds.utils.errors import RankError, UserError
+from caad_ds.utils.launch import is_alone, is_main
 
 ROWS_REJECTED = 3
 INTERRUPTED = 130
@@ -33,16 +34,6 @@ class Parser(argparse.ArgumentParser):
         )
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise UserError(f"{message}{hint}; see {self.prog} --help")
-
-
-def is_main() -> bool:
-    """Return whether this is the process of its launch that prints, tracks and writes."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def is_alone() -> bool:
-    """Return whether this process is the only one of its launch."""
-    return os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def note(text: str) -> None:

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from caad_ds.utils.command import is_alone, is_main, note
+from caad_ds.utils.command import note
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.launch import is_alone, is_main
 
 
 def model_folder(text: str | Path) -> Path:

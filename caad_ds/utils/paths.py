@@ -5,8 +5,8 @@ With several ranks a missing path is not refused here, but later, where all rank
 
 from pathlib import Path
 
-from caad_ds.utils.command import is_alone
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.launch import is_alone
 
 
 def existing(text: str | Path) -> Path:

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from caad_ds.utils.command import is_alone
 from caad_ds.utils.errors import RankError, UserError
+from caad_ds.utils.launch import is_alone
 from caad_ds.utils.progress import waiting
 
 T = TypeVar("T")

@@ -6,7 +6,8 @@
 import importlib
 from types import ModuleType
 
-from caad_ds.utils.command import is_main, note
+from caad_ds.utils.command import note
+from caad_ds.utils.launch import is_main
 
 
 def implementation(name: str) -> ModuleType:

@@ -15,7 +15,8 @@ from caad_ds.evaluation.tables_and_plots.evaluation_tables import evaluation_row
 from caad_ds.evaluation.tables_and_plots.mlflow_log import add_mlflow_arguments, log_evaluation, store_of
 from caad_ds.generation.arguments import add_decoding
 from caad_ds.generation.decoding_settings import Decoding
-from caad_ds.utils.command import ROWS_REJECTED, is_main
+from caad_ds.utils.command import ROWS_REJECTED
+from caad_ds.utils.launch import is_main
 
 
 def register(parser: argparse.ArgumentParser) -> None:

@@ -11,9 +11,9 @@ import torch
 
 from caad_ds.data.batch import PairedBatch, len_of
 from caad_ds.distill.step import DistillStep, Terms
-from caad_ds.utils.command import is_main
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic, write_json
+from caad_ds.utils.launch import is_main
 from caad_ds.utils.ranks import agreed, gathered
 from caad_ds.utils.text import read_text
 

@@ -14,9 +14,9 @@ from caad_ds.data.decoded_sample import Sample
 from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.models.reader import Reader
 from caad_ds.training.export.corpora import Corpora, write_corpora
-from caad_ds.utils.command import is_main
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors, write_jsonl
+from caad_ds.utils.launch import is_main
 from caad_ds.utils.progress import Heartbeat
 from caad_ds.utils.ranks import agreed, from_main, gathered, world
 

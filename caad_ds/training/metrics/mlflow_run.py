@@ -16,10 +16,10 @@ from caad_ds.tracking.secrets import reason
 from caad_ds.tracking.store import connect, log_tags
 from caad_ds.tracking.target import sqlite_path
 from caad_ds.training.run_identity import flatten
-from caad_ds.utils.command import is_main
 from caad_ds.utils.device import device_name
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import file_hash
+from caad_ds.utils.launch import is_main
 from caad_ds.utils.ranks import world
 
 logger = logging.getLogger(__name__)

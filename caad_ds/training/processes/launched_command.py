@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from caad_ds.config.schema import Config
 from caad_ds.training.checks.config_paths import check_inputs
-from caad_ds.utils.command import is_alone, is_main
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.launch import is_alone, is_main
 from caad_ds.utils.progress import Heartbeat
 
 if TYPE_CHECKING:  # it takes seconds to import; a wrong path is reported before

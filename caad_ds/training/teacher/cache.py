@@ -38,9 +38,9 @@ from caad_ds.models.reader import Reader
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.training.batches import partners_identity
 from caad_ds.utils.array_part import Part
-from caad_ds.utils.command import is_main
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors, has_locks, sole_writer
+from caad_ds.utils.launch import is_main
 from caad_ds.utils.ranks import agreed, from_main, world
 
 VOCABULARY = "vocabulary of the scalars"

@@ -21,8 +21,8 @@ from caad_ds.training.teacher.build import build_teacher
 from caad_ds.training.teacher.cache import TeacherCache, seen
 from caad_ds.training.teacher_and_student import load_models, pair
 from caad_ds.utils.array_part import Part
-from caad_ds.utils.command import is_main
 from caad_ds.utils.formatting import counted, gigabytes
+from caad_ds.utils.launch import is_main
 from caad_ds.utils.progress import Heartbeat
 from caad_ds.utils.ranks import agreed, from_main, gathered, world
 
