@@ -14,7 +14,8 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.progress import track, waiting
 from data_prep.common.jsonl import Rejected, read_jsonl
 from data_prep.common.rejects import Rejects, rejected_path
-from data_prep.pack.pack import clean, index_path, summary
+from data_prep.pack.pack import clean, summary
+from data_prep.pack.shards import index_path
 
 PART_INDEX = re.compile(r"index\.(\d{5})-of-(\d{5})\.json")
 

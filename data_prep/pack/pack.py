@@ -31,7 +31,7 @@ from data_prep.common.manifest import manifest_hash, read_manifest
 from data_prep.common.parallel import ordered
 from data_prep.common.rejects import Rejects, rejected_path
 from data_prep.common.step_journal import journal_path, step_journal
-from data_prep.pack.shards import ShardWriter, encode
+from data_prep.pack.shards import ShardWriter, encode, index_path
 
 SHARD_BYTES = 256 << 20
 PART_NAME = re.compile(r"train-\d{5}-\d{6}\.tar")
@@ -110,11 +110,6 @@ def pack(
     if not shards and not part:
         raise UserError(f"{manifest}: no record is usable{rejects.why}")
     return ShardIndex.load(folder, name=out.name), True
-
-
-def index_path(folder: Path, part: Part | None = None) -> Path:
-    """Return the path of the index of the whole, or of a part: `index.00003-of-00008.json`."""
-    return part.path(folder / FILE_NAME) if part else folder / FILE_NAME
 
 
 def clean(out: Path, prefix: str) -> None:

@@ -1,4 +1,4 @@
-"""Encoding of samples as tar members, and the writer of shards."""
+"""Encoding of samples as tar members, the writer of shards, and the name of their index."""
 
 import hashlib
 import io
@@ -16,8 +16,9 @@ import numpy as np
 from caad_ds.data.audio import decode, flac, pcm16
 from caad_ds.data.audio.usable_audio import DEFAULT, Rules
 from caad_ds.data.record import Audio, Record
-from caad_ds.data.shard_index import SampleEntry, Shard
+from caad_ds.data.shard_index import FILE_NAME, SampleEntry, Shard
 from caad_ds.data.tar_members import audio_names
+from caad_ds.utils.array_part import Part
 from caad_ds.utils.file_names import encoded
 from caad_ds.utils.files import writing
 from data_prep.common.audio_entry import cut_out, usable_pcm16
@@ -158,3 +159,8 @@ class ShardWriter:
     def __exit__(self, *error: Any) -> None:
         if self._open is not None:
             self._open.__exit__(*error)
+
+
+def index_path(folder: Path, part: Part | None = None) -> Path:
+    """Return the path of the index of the whole, or of a part: `index.00003-of-00008.json`."""
+    return part.path(folder / FILE_NAME) if part else folder / FILE_NAME
