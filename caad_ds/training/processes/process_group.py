@@ -22,6 +22,7 @@ from torch.utils.cpp_extension import get_default_build_root
 
 from caad_ds.utils.errors import RankError, UserError
 from caad_ds.utils.progress import Heartbeat
+from caad_ds.utils.text import read_text
 
 CPU_OP = "deepspeed_shm_comm"
 STALE_SECONDS = 600  # no build of the op takes so long
@@ -48,13 +49,14 @@ def _start(heartbeat: Heartbeat) -> torch.device:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         _add(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    accelerator, built = get_accelerator(), True
+    accelerator, compiles = get_accelerator(), ""
     if accelerator.device_name() == "cuda" and not torch.cuda.is_available():
         raise UserError("DS_ACCELERATOR=cuda, but PyTorch finds no CUDA device here; unset it, or set it to cpu")
     if accelerator.device_name() == "cpu":
-        built = _check_cpu_op()
+        _require_compiler()
+        compiles = _compiles()
         begins = "joining the ranks" if os.environ["WORLD_SIZE"] != "1" else "starting DeepSpeed"
-        heartbeat.begin(begins + ("" if built else ", compiling DeepSpeed's CPU op once: up to 2 minutes"))
+        heartbeat.begin(begins + compiles)
         # DeepSpeed's launcher sets LOCAL_SIZE, which its CPU communication op reads too.
         if "LOCAL_SIZE" not in os.environ:
             _add(LOCAL_SIZE=os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
@@ -79,7 +81,7 @@ def _start(heartbeat: Heartbeat) -> torch.device:
             f"ranks cannot meet at {where} ({reason}); if another run holds it, use --master_port"
         ) from error
     except (subprocess.CalledProcessError, RuntimeError, ImportError, OSError) as error:
-        if built:
+        if not compiles:
             raise
         raise UserError(
             f"DeepSpeed's CPU op cannot be compiled with {_compiler()} ({_why(error)}); fix that compiler, or set CXX "
@@ -175,12 +177,31 @@ def _why(error: Exception) -> str:
     return next((line for line in lines if "error" in line.lower() and "Error building" not in line), lines[0])
 
 
-def _check_cpu_op() -> bool:
-    """Return whether the op is built already; UserError if there is no compiler for it."""
+def _require_compiler() -> None:
+    """Raise UserError if there is no compiler for DeepSpeed's CPU op."""
     if shutil.which(_compiler().split()[0]) is None:
         raise UserError(
             f"no C++ compiler ({_compiler()}) for DeepSpeed's CPU op; install g++, or set CXX to a compiler"
         )
     # Ninja is beside the interpreter in a virtual environment that was not activated.
     os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")
-    return any(library.is_file() for folder in _op_folders() for library in folder.glob("*.so"))
+
+
+def _compiles() -> str:
+    """Return what the start says if the op must be compiled, else ""."""
+    built = [folder for folder in _op_folders() if any(library.is_file() for library in folder.glob("*.so"))]
+    if not built:
+        return ", compiling DeepSpeed's CPU op once: up to 2 minutes"
+    if all(map(_of_another_environment, built)):
+        # Two environments that share a folder compile it again and again, each waiting for the other.
+        return (
+            f", compiling DeepSpeed's CPU op: another environment's is in {_build_root()} (give each a "
+            "TORCH_EXTENSIONS_DIR of its own): up to 2 minutes"
+        )
+    return ""
+
+
+def _of_another_environment(folder: Path) -> bool:
+    """Return whether the op was built against another installation of DeepSpeed, for which torch builds it again."""
+    commands = folder / "build.ninja"
+    return commands.is_file() and f"{Path(deepspeed.__file__).parent}/" not in read_text(commands)

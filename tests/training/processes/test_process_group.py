@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import deepspeed
 import pytest
 from torch.utils.cpp_extension import get_default_build_root
 
@@ -69,6 +70,18 @@ def test_a_lock_that_a_killed_build_left(made, tmp_path):
     os.utime(lock, (time.time() - 3600,) * 2)
     line = refusal(made(), env={"TORCH_EXTENSIONS_DIR": str(tmp_path)})
     assert f"{lock}: left 60 minutes ago by a build that was killed; remove that file" in line
+
+
+def test_the_op_of_another_environment_is_said_to_be_compiled_again(made, tmp_path):
+    """Two environments that share the folder would otherwise compile in turns, silently."""
+    shutil.copytree(BUILT, tmp_path / "extensions", ignore=shutil.ignore_patterns("*.lock", "lock"))
+    [commands] = (tmp_path / "extensions").glob("**/deepspeed_shm_comm/build.ninja")
+    commands.write_text(commands.read_text().replace(str(Path(deepspeed.__file__).parent), "/other/deepspeed"))
+    env = {"TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions"), "CXX": "/bin/false"}
+    run = Run(made(), 1, env=env)
+    assert run.wait(60) == [2]
+    assert f"another environment's is in {tmp_path / 'extensions'} (give each a TORCH_EXTENSIONS_DIR" in run.output()
+    assert "CPU op cannot be compiled with /bin/false" in run.output()
 
 
 def die_in_the_op() -> None:
