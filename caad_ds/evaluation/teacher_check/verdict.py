@@ -18,6 +18,7 @@ from caad_ds.evaluation.teacher_check.generalisation import (
     loss_trend,
 )
 from caad_ds.evaluation.teacher_check.option_likelihoods import entropy
+from caad_ds.utils.formatting import counted
 
 # Below this share of the labels' entropy a negative favours one option although the text gives no reason for it. A
 # higher entropy is necessary, not sufficient: the negative may still be out of distribution.
@@ -30,7 +31,7 @@ NEUTRAL = "neutral"
 HINTED = (NEUTRAL, "faithful", "adversarial")  # the conditions that show the effect of a contrast
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Attribute:
     """Results of one attribute's rows: `likelihoods[signal]` [rows, conditions, options], `gt` [rows].
 
@@ -66,6 +67,13 @@ class Attribute:
     def audible(self) -> bool:
         """Whether the neutral accuracy of z_pos is above the share of the commonest label, beyond its 95% interval."""
         return self.neutral.above_chance
+
+    @property
+    def enough_rows(self) -> bool:
+        """Whether more rows would not help: these would show that the teacher hears the attribute, were every answer
+        right, or they have one label, which no number of rows shows."""
+        commonest = float(self.shares.max())
+        return commonest == 1 or NeutralAnswers(np.ones(len(self.gt), bool), commonest).above_chance
 
 
 def figures(attributes: list[Attribute], signal: Signal) -> dict:
@@ -129,15 +137,23 @@ def judge(
 
 
 def _hearing(attributes: list[Attribute]) -> str:
-    inaudible = [
-        f"{a.name} ({a.neutral}; commonest label {_points(a.shares.max())})" for a in attributes if not a.audible
-    ]
-    if not inaudible:
+    named = {a: f"{a.name} ({a.neutral}; commonest label {_points(a.shares.max())})" for a in attributes}
+    inaudible = [name for a, name in named.items() if not a.audible and a.enough_rows]
+    unknown = [f"{name}, {counted(len(a.gt), 'row')}" for a, name in named.items() if not a.enough_rows]
+    if not inaudible + unknown:
         return "The teacher hears every attribute: neutral accuracy is above the commonest label's share."
-    return (
-        f"The teacher does not hear {', '.join(inaudible)}: neutral accuracy is not above the commonest label's share "
-        "beyond its interval; there the contrast can only add noise, and shift has a floor."
-    )
+    lines = []
+    if inaudible:
+        lines.append(
+            f"The teacher does not hear {', '.join(inaudible)}: neutral accuracy is not above the commonest label's "
+            "share beyond its interval; there the contrast can only add noise, and shift has a floor."
+        )
+    if unknown:
+        lines.append(
+            f"Too few rows to tell if the teacher hears {', '.join(unknown)}: all right answers would not show it. "
+            "What follows takes it for not heard; check again with more rows before you rely on it."
+        )
+    return " ".join(lines)
 
 
 def _hinted(attributes: list[Attribute]) -> bool:

@@ -1,6 +1,7 @@
 """The verdict on a teacher, for made-up likelihoods."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,6 +95,16 @@ def test_every_audible_attribute_must_be_in_distribution():
     )
 
 
+def test_too_few_rows_are_told_from_an_attribute_that_is_not_heard():
+    few = attribute(BIASED, 0.1, FREED, rows=2, name="rate")
+    none = attribute([-1, 1, -1, -1], 0.1, FREED, rows=40, name="accent")
+    line = verdict(attribute(FREED, 0.1, FREED), few, none)["lines"][0]
+    assert line.startswith("The teacher does not hear accent (0.0")
+    assert "Too few rows to tell if the teacher hears rate (100.0" in line
+    one_label = replace(few, gt=np.zeros(2, int))
+    assert verdict(attribute(FREED, 0.1, FREED), one_label)["lines"][0].startswith("The teacher does not hear rate")
+
+
 def test_an_attribute_that_the_teacher_cannot_hear_is_no_bias():
     coin = np.random.default_rng(0).choice([-1.0, 1.0], (200, 1))
     follows_the_text = np.concatenate([coin, np.full((200, 1), 1.0), np.full((200, 1), -1.0), coin], axis=1)
@@ -110,7 +121,10 @@ def test_a_few_right_answers_are_no_proof():
     def leaking(rows):
         return verdict(attribute(BIASED, np.where(np.arange(rows) % 2, -0.1, 0.1)[:, None], FREED, rows=rows))["lines"]
 
-    assert leaking(2)[0].startswith("The teacher does not hear gender (100.0, 95% interval 34.2"), "a coin, one in four"
+    few = (
+        "Too few rows to tell if the teacher hears gender (100.0, 95% interval 34.2 to 100.0; commonest label 50.0)"
+    )
+    assert leaking(2)[0].startswith(few), "a coin, one in four"
     assert "gives answers away" not in " ".join(leaking(2)) and "gives answers away" in " ".join(leaking(10))
     wrong = np.where(np.arange(40) < 4, -1.0, 1.0)[:, None]
     nearly = np.concatenate([np.ones((40, 2)), wrong, np.ones((40, 1))], axis=1)
