@@ -56,6 +56,7 @@ def test_each_clip_is_encoded_once_whatever_the_limit_computes_the_same(world, t
     assert all(torch.equal(kept[name], one[name]) for name in kept)
 
 
+@pytest.mark.slow
 @pytest.mark.numeric
 def test_a_run_that_resumes_with_nothing_kept_computes_the_same(world, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -10,7 +10,7 @@ import pytest
 from data_prep.annotate.annotators import pitch, speaking_rate
 
 
-@pytest.mark.parametrize("annotator", [pitch, speaking_rate])
+@pytest.mark.parametrize("annotator", [pytest.param(pitch, marks=pytest.mark.slow), speaking_rate])
 def test_an_annotator_is_loaded_while_no_other_process_loads_one(annotator, tmp_path, monkeypatch):
     pytest.importorskip("librosa")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

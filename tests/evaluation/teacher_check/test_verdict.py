@@ -121,9 +121,7 @@ def test_a_few_right_answers_are_no_proof():
     def leaking(rows):
         return verdict(attribute(BIASED, np.where(np.arange(rows) % 2, -0.1, 0.1)[:, None], FREED, rows=rows))["lines"]
 
-    few = (
-        "Too few rows to tell if the teacher hears gender (100.0, 95% interval 34.2 to 100.0; commonest label 50.0)"
-    )
+    few = "Too few rows to tell if the teacher hears gender (100.0, 95% interval 34.2 to 100.0; commonest label 50.0)"
     assert leaking(2)[0].startswith(few), "a coin, one in four"
     assert "gives answers away" not in " ".join(leaking(2)) and "gives answers away" in " ".join(leaking(10))
     wrong = np.where(np.arange(40) < 4, -1.0, 1.0)[:, None]

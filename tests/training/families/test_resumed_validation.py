@@ -24,7 +24,7 @@ def speech_lm(world, out):
     return config(world, out, **changes, data={"validation": str(world / "shards")})
 
 
-@pytest.mark.parametrize("made", [qwen2_audio, speech_lm])
+@pytest.mark.parametrize("made", [pytest.param(qwen2_audio, marks=pytest.mark.slow), speech_lm])
 def test_a_resumed_run_goes_on_after_a_validation(audio_world, tmp_path, made):
     file = made(audio_world, tmp_path / "out")
     run = Run(file)

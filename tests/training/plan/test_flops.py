@@ -38,7 +38,7 @@ def predicted(cfg: Config, student: MetaModel, teacher: MetaModel, costs: Costs)
     return body + formulas.head_flops(heads)
 
 
-@pytest.fixture(scope="module", params=["tiny", "cpu"])
+@pytest.fixture(scope="module", params=["tiny", pytest.param("cpu", marks=pytest.mark.slow)])
 def ours(request):
     """Count the FLOPs of a setting of benchmarks/step.py and compute the plan's, for our step and the authors'."""
     scale = SCALES[request.param]

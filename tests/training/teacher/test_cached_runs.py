@@ -58,7 +58,7 @@ CASES = {
     "row weights, contrast": {"cache": {"form": "contrast"}, "objective": {"row_weight": "audio_advantage"}},
     "row weights, standard KD": {"objective": {"row_weight": "audio_advantage", "alpha": 0.0}},
 }
-QUICK = {"row weights", "20 steps", "contrast", "a sample twice in a step", "accumulation"}
+QUICK = {"20 steps", "contrast", "a sample twice in a step", "accumulation"}
 
 
 @pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
@@ -110,7 +110,7 @@ def test_bf16_rows_are_the_online_ones_of_an_equal_batch(world, tmp_path, monkey
     assert same_weights(tmp_path / "a", tmp_path / "b")
 
 
-@pytest.mark.parametrize("every", [1, 100])
+@pytest.mark.parametrize("every", [1, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "size", [32, pytest.param(10, marks=pytest.mark.slow), pytest.param(8, marks=pytest.mark.slow)]
 )

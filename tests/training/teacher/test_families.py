@@ -11,12 +11,17 @@ pytestmark = pytest.mark.usefixtures("alone")
 
 WINDOWS = "audioflamingo3"  # whose audio is read in several windows
 # What is hard of each (test_every_family.py); the others were tried once, in both forms.
-SLOW = [("qwen2_5_omni", "pair"), ("granite_speech", "pair"), ("voxtral", "pair"), (WINDOWS, "contrast")]
+CASES = [
+    ("qwen2_5_omni", "pair"),
+    ("granite_speech", "pair"),
+    ("voxtral", "pair"),
+    (WINDOWS, "pair"),
+    (WINDOWS, "contrast"),
+]
 
 
-@pytest.mark.parametrize(
-    ("family", "form"), [(WINDOWS, "pair"), *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "form"), CASES)
 def test_filling_and_cached_runs_take_the_steps_of_an_online_one(world, tmp_path, family, form):
     write_models(tmp_path, tiny_family(family))
     reader = auto.load(tmp_path / "student").reader
