@@ -155,9 +155,13 @@ class TeacherCache:
             raise UserError(self.store.missing(lacking[0], len(lacking) - 1))
 
     def finish(self) -> None:
-        """Note that all data has been gone through: a run that starts now does not load the teacher. On rank 0."""
-        with disk_errors(self.folder):
-            self._mark.unlink(missing_ok=True)
+        """Note that all data has been gone through: a run that starts now does not load the teacher. On rank 0.
+
+        A part of an array job has gone through its own samples alone, and leaves a training's mark.
+        """
+        if self._part == WHOLE:
+            with disk_errors(self.folder):
+                self._mark.unlink(missing_ok=True)
 
     def check_vocabulary(self, shared: SharedVocabulary | None) -> None:
         """Raise UserError if scalars are needed, or added, over other tokens than the stored ones."""

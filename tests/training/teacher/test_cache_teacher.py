@@ -2,6 +2,7 @@
 
 import pytest
 
+from caad_ds.distill.teacher_cache.filling_state import MARK
 from caad_ds.distill.teacher_cache.segments import SegmentWriter
 from caad_ds.training.teacher import cache_filling, cache_teacher
 from caad_ds.utils.errors import UserError
@@ -9,7 +10,7 @@ from data_prep.verify import verify
 from tests.command import run_command
 from tests.training import launching
 from tests.training.disk import remount
-from tests.training.teacher.in_process import Killed, rows_of, with_cache
+from tests.training.teacher.in_process import Killed, rows_of, trained, with_cache
 
 
 @pytest.fixture
@@ -53,6 +54,17 @@ def test_parts_fill_it_together(fill, tmp_path):
     assert "15 samples computed; 15 samples" in fill("--shard", "0/2")
     assert "15 samples computed; 30 samples" in fill("--shard", "1/2")
     assert run_command(verify, tmp_path / "cache") == 0
+
+
+def test_a_part_does_not_declare_the_whole_gone_through(alone, fill, file, tmp_path):
+    """A training that was killed while it filled has left a mark; the samples of other parts may have changed since."""
+    assert trained(file, step=2).killed
+    [mark] = (tmp_path / "cache").glob(f"*{MARK}")
+    fill("--shard", "0/2")
+    fill("--shard", "1/2")
+    assert mark.exists()
+    fill()
+    assert not mark.exists()
 
 
 def test_it_computes_what_has_changed(world, fill, file, changed):
