@@ -28,6 +28,7 @@ from caad_ds.training.checks.finite_weights import NotFinite, check_models, diag
 from caad_ds.training.checks.skipped_steps import Skips, culprits, number_of, shown
 from caad_ds.training.checks.token_budget import TokenBudget
 from caad_ds.training.checks.usable_samples import check_lengths, check_texts
+from caad_ds.training.checks.warmup import warn_of_warmup
 from caad_ds.training.export.model_card import write_card
 from caad_ds.training.export.model_folder import write_model
 from caad_ds.training.export.start_record import write_start
@@ -123,6 +124,7 @@ class Trainer:
         else:
             assert self.order is not None and cfg.optimizer.epochs is not None  # the schema refuses anything else
             self.total_steps = max(1, round(cfg.optimizer.epochs * self.order.steps_per_epoch))
+        warn_of_warmup(cfg.optimizer.warmup_steps, self.total_steps)
         # A shorter run has failed too if only its first step was applied.
         self.skips = Skips(cfg.run.output_dir, min(cfg.optimizer.max_skipped, max(1, self.total_steps - 1)))
 

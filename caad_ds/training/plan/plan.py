@@ -9,6 +9,7 @@ from caad_ds.config.deepspeed_settings import check_deepspeed
 from caad_ds.config.schema import Config
 from caad_ds.distill.teacher_cache.row_layout import CacheForm
 from caad_ds.training.batches import batch_shape
+from caad_ds.training.checks.warmup import warmup_notes
 from caad_ds.training.device_datasheets import DEVICES, GIB, Device
 from caad_ds.training.plan import formulas
 from caad_ds.training.plan.audio_inputs import audio_inputs
@@ -238,6 +239,7 @@ class _Planner:
             notes=[
                 f"data: {self.work.source}", *self.work.notes, *took.notes, *cache_notes,
                 *self._cache_notes(forms, fills), *self._assumed(host_gb),
+                *warmup_notes(self.cfg.optimizer.warmup_steps, int(data["steps"])),
             ],
         )  # fmt: skip
 
