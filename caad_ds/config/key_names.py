@@ -64,7 +64,7 @@ def unknown_key(location: tuple) -> str:
     meant = _by_meaning(name)
     near = [f"{section}.{name}" for section in Config.model_fields if name in _keys_of((section,))] + meant
     if not meant and (within or not near):
-        near += difflib.get_close_matches(name, _keys_of(tuple(within)), n=1, cutoff=0.4)
+        near += [".".join([*within, key]) for key in _near(name, tuple(within))]
     hint = f"did you mean {' or '.join(near)}?" if near else "`caad-ds config` lists the keys"
     return f"unknown key {'.'.join([*within, name])}; {hint}"
 
@@ -87,6 +87,10 @@ def section_of(annotation: object) -> type[Section] | None:
 def _keys_of(location: tuple) -> list[str]:
     section = section_at(location)
     return list(section.model_fields) if section else []
+
+
+def _near(name: str, location: tuple) -> list[str]:
+    return difflib.get_close_matches(name, _keys_of(location), n=1, cutoff=0.4)
 
 
 def _by_meaning(name: str) -> list[str]:

@@ -94,7 +94,7 @@ def test_a_base_that_is_none_names_both_files(files, contents, expected):
 @pytest.mark.parametrize(
     ("own", "base", "message"),
     [
-        ({}, {"objective": {"alfa": 1}}, "base.yaml: unknown key objective.alfa; did you mean alpha?"),
+        ({}, {"objective": {"alfa": 1}}, "base.yaml: unknown key objective.alfa; did you mean objective.alpha?"),
         ({"objective": {"alpha": 1}}, {"objective": {"alfa": 1}}, "base.yaml: unknown key objective.alfa"),
         ({"objective": {"alfa": 1}}, {}, "own.yaml: unknown key objective.alfa"),
         ({}, {"objectve": {"alpha": 1}}, "base.yaml: unknown key objectve"),

@@ -68,7 +68,7 @@ def test_types_and_defaults_are_those_of_yaml(listed, key, head):
     ("key", "message"),
     [
         ("learning_rate", "unknown key learning_rate; did you mean optimizer.lr?"),
-        ("optimizer.lrr", "unknown key optimizer.lrr; did you mean lr?"),
+        ("optimizer.lrr", "unknown key optimizer.lrr; did you mean optimizer.lr?"),
         ("optmizer.lr", "unknown key optmizer.lr; did you mean optimizer.lr?"),
         ("optimizer.lr.peak", "unknown key optimizer.lr.peak; `caad-ds config` lists the keys"),
         ("", "unknown key ; `caad-ds config` lists the keys"),

@@ -34,7 +34,7 @@ def copied(world, tmp_path):
 
 def test_a_wrong_config_and_its_traceback(made):
     line = refusal(made(objective={"alfa": 1}), ranks=2)
-    assert "out.yaml: unknown key objective.alfa; did you mean alpha?" in line
+    assert "out.yaml: unknown key objective.alfa; did you mean objective.alpha?" in line
     run = Run(made(objective={"alfa": 1}), 1, "--debug")
     assert run.wait() == [2] and "Traceback" in run.output() and "UserError" in run.output()
 
