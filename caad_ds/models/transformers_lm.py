@@ -364,7 +364,7 @@ def random_model(family: Family, values: dict[str, Any], name: str) -> tuple[Pre
     except UserError:
         raise
     except Exception as error:  # a family's code may raise anything on inconsistent settings
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise UserError(f"{name}: no model can be built of it: {reason}; change its settings") from error
 
 

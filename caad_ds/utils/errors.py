@@ -17,5 +17,10 @@ class AudioError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message; its type's name if it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """Return the first line of an error's message without its full stop; its type's name if it has none.
+
+    Of libsndfile's errors only the library's words: the file precedes them, for an open one its memory address.
+    """
+    text = str(getattr(error, "error_string", error)).strip()
+    line = (text.splitlines() or [type(error).__name__])[0].rstrip()
+    return line if line.endswith("..") else line.removesuffix(".")

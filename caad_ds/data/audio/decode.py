@@ -15,7 +15,7 @@ import soxr
 from caad_ds.data.audio import containers, header_lengths, ogg, wav
 from caad_ds.data.audio.pcm16 import to_pcm16
 from caad_ds.data.audio.usable_audio import SAMPLE_RATE, Levels
-from caad_ds.utils.errors import AudioError
+from caad_ds.utils.errors import AudioError, first_line
 
 PROBE_FRAMES = 1 << 18
 # libsndfile's log of a WAV, AIFF, AU, 8SVX (size of the samples), and of W64 and RF64 (size of the whole file)
@@ -160,8 +160,7 @@ def _opened(path: Path | BinaryIO, whole: bool) -> Iterator[File]:
             if whole and _is_mp3(file):
                 _check_end(data, file)
     except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: a file named like a headerless one
-        # Only libsndfile's message: the file precedes it, for an open one its memory address.
-        raise AudioError(getattr(error, "error_string", str(error))) from error
+        raise AudioError(first_line(error)) from error
 
 
 def _is_mp3(file: File) -> bool:

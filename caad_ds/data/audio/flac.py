@@ -6,7 +6,7 @@ import numpy as np
 import soundfile
 
 from caad_ds.data.audio.usable_audio import SAMPLE_RATE
-from caad_ds.utils.errors import AudioError
+from caad_ds.utils.errors import AudioError, first_line
 
 LONGEST_SECONDS = 3600.0  # of an audio in a shard; longer ones in a header are refused
 
@@ -32,4 +32,4 @@ def decode(data: bytes, dtype: str = "float32", longest: float = LONGEST_SECONDS
                 raise AudioError(f"the audio claims to last {seconds:.1f} s, more than {longest:g} s")
             return file.read(dtype=dtype)
     except soundfile.SoundFileError as error:
-        raise AudioError(str(error)) from error
+        raise AudioError(first_line(error)) from error

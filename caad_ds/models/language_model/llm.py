@@ -82,7 +82,7 @@ def build_llm(values: dict[str, Any], name: str, keep_layers: int | None = None)
         cut_layers(config, keep_layers, name)
         llm = AutoModelForCausalLM.from_config(config)
     except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise UserError(f"{name}: no model can be built of it: {reason}; change its settings") from error
     if not llm.get_input_embeddings().weight.is_meta:  # a meta model is only for shapes
         check_llm(llm, name)

@@ -31,7 +31,7 @@ def inject(llm: PreTrainedModel, settings: dict[str, Any]) -> None:
     try:
         inject_adapter_in_model(config, llm)
     except ValueError as error:
-        reason = first_line(error).split(". ")[0].rstrip(".")
+        reason = first_line(error).partition(". ")[0]
         linear = sorted({name.rpartition(".")[2] for name, part in llm.named_modules() if isinstance(part, nn.Linear)})
         raise UserError(
             f"student.lora.targets {settings['targets']}: {reason}; name linear layers of the LLM ({', '.join(linear)})"

@@ -55,5 +55,5 @@ def build(
         )
         return SpeechLM(config, llm)
     except (ValueError, TypeError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise UserError(f"no model can be built of the student's llm and qformer_heads: {reason}; fix them") from error

@@ -349,5 +349,5 @@ def test_under_contrast_and_with_clips_that_cannot_be_heard(spoken, tmp_path, mo
     scores = json.loads((tmp_path / "run" / "scores.json").read_text())
     pairing = "DialogueActPairing_DailyTalk-multiaudio"
     assert [rejected["id"] for rejected in scores["rejected"]] == [f"{pairing}/{k}" for k in (3, 4)]
-    assert scores["rejected"][0]["reason"].endswith("row 3 audio2: Format not recognised."), "no address in memory"
+    assert scores["rejected"][0]["reason"].endswith("row 3 audio2: Format not recognised"), "no address in memory"
     assert scores["instances"][pairing]["items"] == 3
