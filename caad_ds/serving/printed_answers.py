@@ -104,6 +104,8 @@ def _answer_each(asked: Sequence[_Asked], questions: Iterator[str | UserError]) 
         try:
             if isinstance(question, UserError):
                 raise question
+            if not question.strip():
+                raise UserError("it is empty; give a text")
             _answer(asked, question)
         except UserError as error:
             note(f"error: question {number}: {error}")

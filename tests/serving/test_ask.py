@@ -91,7 +91,7 @@ def test_questions_of_standard_input_are_answered_one_by_one(model, model_folder
     assert printed.out.splitlines() == [model.answer(clips[0], each, max_new_tokens=LENGTH) for each in asked]
     failed = [line for line in printed.err.splitlines() if "error" in line]
     assert [re.match(r"caad-ds: error: question (\d): ", line)[1] for line in failed] == ["2", "4", "5", "6"]
-    assert "it is empty" in failed[0] and "not UTF-8" in failed[1]
+    assert "question 2: it is empty; give" in failed[0] and "not UTF-8" in failed[1]
     assert "'<eos>'" in failed[2] and "<|AUDIO|>" in failed[3]
     assert len(encoded) == 4, "one for the command, which encodes its clip once"
 
