@@ -23,7 +23,7 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are one-line UserErrors that name the command's help."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise the UserError; for an unknown option it names the nearest one.
+        """Raise the UserError; for an unknown option it names the nearest one, for a word too many what is taken.
 
         argparse names a value's kind by its function ("invalid _megabytes value"), here without the underscores.
         """
@@ -33,7 +33,17 @@ class Parser(argparse.ArgumentParser):
             difflib.get_close_matches(unknown[1], re.findall(r"--[\w-]+", self.format_help()), n=1) if unknown else []
         )
         hint = f" (did you mean {near[0]}?)" if near else ""
+        if re.match("unrecognized arguments: [^-]", message):
+            hint = self._takes()
         raise UserError(f"{message}{hint}; see {self.prog} --help")
+
+    def _takes(self) -> str:
+        """Say which words a command takes besides its options, such as one CONFIG; "" if it takes any number."""
+        actions = self._get_positional_actions()
+        if any(action.nargs not in (None, "?") for action in actions):
+            return ""
+        words = " and ".join(f"one {action.metavar or action.dest}" for action in actions)
+        return f" (it takes {words or 'options alone'})"
 
 
 def note(text: str) -> None:

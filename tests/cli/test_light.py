@@ -156,6 +156,17 @@ def test_an_unknown_option_names_the_nearest(capsys):
     assert line.endswith("unrecognized arguments: --debgu (did you mean --debug?); see caad-ds prep join-shards --help")
 
 
+def test_a_word_too_many_names_what_is_taken(capsys):
+    takes = {
+        "one CONFIG": ["plan", "a.yaml", "b.yaml"],
+        "options alone": ["train", "--config=x", "y"],
+    }
+    for taken, words in takes.items():
+        assert cli.main(words) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert f"unrecognized arguments: {words[-1]} (it takes {taken}); see caad-ds {words[0]} --help" in line
+
+
 @pytest.mark.skipif(find_spec("argcomplete") is None, reason="argcomplete is not installed")
 @pytest.mark.parametrize(
     ("typed", "expected"),
