@@ -46,6 +46,7 @@ def trade_off(
         _draw(axis, figures, seeds[name], PALETTE[k % len(PALETTE)], MARKS[k // len(PALETTE) % len(MARKS)])
     axis.margins(0.06)
     _name(axis, {name: (100 * f[X]["value"], 100 * f[Y]["value"]) for name, f in known.items()}, names, tall)
+    _keep_to_percentages(axis)
     axis.set_xlabel("accuracy without a hint, %")
     axis.set_ylabel("shift, % (lower is better)")
     axis.grid(True, color="0.92")
@@ -105,6 +106,13 @@ def _name(axis: Axes, points: dict[str, tuple[float, float]], names: dict[str, l
         )  # fmt: skip
     axis.set_ylim(low, high)
     axis.set_xlim(right=edge)
+
+
+def _keep_to_percentages(axis: Axes) -> None:
+    """Leave only ticks between 0 and 100: the margins of the plot go beyond, shares do not."""
+    for line in (axis.xaxis, axis.yaxis):
+        low, high = line.get_view_interval()
+        line.set_ticks([tick for tick in line.get_ticklocs() if max(0, low) <= tick <= min(100, high)])
 
 
 def _foot(undefined: list[str], several: bool) -> list[str]:

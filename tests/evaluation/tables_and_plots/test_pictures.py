@@ -113,6 +113,18 @@ def test_a_system_without_a_right_answer_is_named_and_has_no_point(drawn, tmp_pa
     assert any(text.endswith("no answer without a hint is right: b") for text in said)
 
 
+def test_the_trade_off_has_no_tick_beyond_a_share(drawn, tmp_path):
+    """Points at 0 and 100%, around which the plot has margins."""
+    points, seeds = scattered(["a", "b"])
+    for name, value in (("a", 1.0), ("b", 0.0)):
+        points[name] = {key: {"value": value, "low": None, "high": None} for key in (X, Y)}
+    trade_off(points, seeds, "T", tmp_path / "trade_off.png")
+    [axis] = drawn[0].axes
+    for line in (axis.xaxis, axis.yaxis):
+        assert min(line.get_ticklocs()) == 0 and max(line.get_ticklocs()) == 100
+        assert line.get_view_interval()[0] < 0 and line.get_view_interval()[1] > 100
+
+
 def test_names_stand_where_they_are_wanted_as_far_as_there_is_room():
     assert spread([1.0, 3.0], [1.0, 1.0], 4.0) == [1.0, 3.0]
     assert spread([3.9, 3.9, 0.0], [1.0, 1.0, 1.0], 4.0) == [2.5, 3.5, 0.5]
