@@ -33,7 +33,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page, print where it is and what has no player; return 3 if a run left out rows, else 0."""
-    found = implementation("page.report").report(
+    found = implementation("html_report.report").report(
         args.runs, args.out, baseline=args.baseline, title=args.title, tokens=args.tokens, embed_mb=args.embed_mb,
         audio=not args.no_audio,
     )  # fmt: skip
