@@ -11,6 +11,7 @@ from caad_ds.utils.files import disk_errors, drop_cut_line, read_json, to_line, 
 from caad_ds.utils.text import read_lines
 
 REMEDY = "delete its folder and run again"
+SHOWN = 5  # evaluations named in a message
 SHORT = 40  # characters of a value in messages
 SCORES = {"name": str, "setup": dict, "rejected": list}
 Key = tuple[str, str | None]  # id and condition
@@ -123,7 +124,7 @@ class RunFolder:
         """Read `scores.json`; raises UserError if the evaluation is unfinished, or the file holds no scores."""
         file = self._scores
         if not file.is_file():
-            raise UserError(f"{file}: missing; finish the run with `caad-ds evaluate --out {self.path} ...`")
+            raise self._unscored()
         scores = read_json(file, REMEDY)
         if not all(isinstance(scores.get(key), kind) for key, kind in SCORES.items()):
             raise UserError(f"{file}: not the scores of an evaluation; {REMEDY}")
@@ -145,6 +146,21 @@ class RunFolder:
     def _another(self, changes: Iterable[str]) -> UserError:
         changed = ", ".join(changes)
         return UserError(f"{self.path}: holds another evaluation ({changed}); use another --out, or delete the folder")
+
+    def _unscored(self) -> UserError:
+        """Make the error for a folder without scores, which may be a training run's or hold evaluations."""
+        unfinished = UserError(f"{self._scores}: missing; finish the run with `caad-ds evaluate --out {self.path} ...`")
+        if (self.path / "setup.json").is_file():
+            return unfinished
+        within = sorted(file.parent for file in self.path.glob("*/scores.json"))
+        trained = (self.path / "config.yaml").is_file()
+        what = "the folder of a training run" if trained else "no folder of an evaluation"
+        if within:
+            names = ", ".join(map(str, within[:SHOWN])) + (", ..." if len(within) > SHOWN else "")
+            return UserError(f"{self.path}: {what}; give an evaluation in it ({names})")
+        if trained:
+            return UserError(f"{self.path}: {what}; first run `caad-ds evaluate --model {self.path} ...`")
+        return unfinished
 
     def _refuse_unknown(self) -> None:
         """Raise UserError if there are answers or scores without a setup."""

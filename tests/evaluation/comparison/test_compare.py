@@ -52,6 +52,29 @@ def rows(table):
     return {line[0]: dict(zip(lines[0], line)) for line in lines[2:]}
 
 
+@pytest.mark.parametrize("command", ["compare", "report"])
+def test_a_training_runs_folder_is_told_with_its_evaluations(make_run, tmp_path, capsys, command):
+    page = ["--out", str(tmp_path / "page.html")] if command == "report" else []
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.yaml").write_text("")
+    told = []
+    for name in ("none", "evaluation", "other"):
+        if name != "none":
+            make_run(f"mine/{name}", name, 3)
+        assert cli.main([command, str(tmp_path / "mine"), *page]) == 2
+        told += [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    mine = tmp_path / "mine"
+    said = f"caad-ds: error: {mine}: the folder of a training run"
+    assert told == [
+        f"{said}; first run `caad-ds evaluate --model {mine} ...`",
+        f"{said}; give an evaluation in it ({mine}/evaluation)",
+        f"{said}; give an evaluation in it ({mine}/evaluation, {mine}/other)",
+    ]
+    (mine / "config.yaml").unlink()
+    assert cli.main([command, str(mine), *page]) == 2
+    assert "no folder of an evaluation; give an evaluation in it" in capsys.readouterr().err
+
+
 def test_significant_differences_are_marked_and_listed(runs, tmp_path, capsys):
     assert cli.main(["compare", *runs, "--baseline", "Std KD", "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
