@@ -156,7 +156,8 @@ class Trainer:
         state = self._resume()
         if state.step >= self.total_steps and (self.cfg.run.output_dir / "model").is_dir():
             self.heartbeat.say(
-                f"{self.cfg.run.name}: already finished at step {state.step}; remove {self.cfg.run.output_dir} to redo"
+                f"{self.cfg.run.name}: already finished at step {state.step}; to train it once more set another "
+                f"run.output_dir (or remove {self.cfg.run.output_dir}, with all that is in it)"
             )
             return 0
         self.tracker = start_tracker(self.cfg, self.reader, self.device, state.tracking_id)

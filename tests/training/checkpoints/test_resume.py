@@ -95,5 +95,5 @@ def test_one_signalled_rank_stops_all(world, tmp_path):
 def test_a_finished_run_is_not_repeated(world, undisturbed):
     file = undisturbed.with_suffix(".yaml")
     before = curve(undisturbed, "train/kd")
-    assert "already finished at step 14" in train(file, 2)
+    assert "already finished at step 14; to train it once more set another run.output_dir" in train(file, 2)
     assert curve(undisturbed, "train/kd") == before
