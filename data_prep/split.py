@@ -111,7 +111,7 @@ def split(manifest: Path, out: Path, rule_file: Path) -> None:
 
 
 def read_rules(path: Path) -> list[Rule]:
-    """Load the rules of a YAML file; UserError names the first mistake."""
+    """Load the rules of a YAML file; UserError names the mistakes."""
     return read_yaml(path, list[Rule])
 
 

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.mistakes import mistakes
 from caad_ds.utils.text import TextError, as_text, read_text
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -306,7 +307,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_yaml(path: Path, kind: Any) -> Any:
-    """Read a YAML file as the type `kind`, validated by pydantic; UserError names the first mistake.
+    """Read a YAML file as the type `kind`, validated by pydantic; UserError names the mistakes.
 
     Where `kind` has a text, a number or boolean is accepted if YAML's value equals its text: 1, but neither 1.10 nor
     yes, which are 1.1 and true.
@@ -321,10 +322,7 @@ def read_yaml(path: Path, kind: Any) -> Any:
         what = f"{problem} in line {mark.line + 1}" if mark else " ".join(str(error).split())
         raise UserError(f"{path}: {'' if isinstance(error, Unquoted) else 'it is not YAML: '}{what}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        count = "" if error.error_count() == 1 else f" ({error.error_count()} such mistakes)"
-        raise UserError(f"{path}: {where}: {first['msg'].lower()}{count}") from error
+        raise UserError(f"{path}: {mistakes(error, kind)}") from error
 
 
 def _validated(node: yaml.Node | None, kind: TypeAdapter) -> Any:

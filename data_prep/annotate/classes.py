@@ -64,7 +64,7 @@ class Scale(BaseModel):
 
 
 def read_scales(path: Path) -> dict[str, Scale]:
-    """Load the classes of a YAML file by metadata key; UserError names the first mistake."""
+    """Load the classes of a YAML file by metadata key; UserError names the mistakes."""
     scales = read_yaml(path, dict[str, Scale])
     for key, scale in scales.items():
         if scale.of in scales:

@@ -102,7 +102,7 @@ def test_the_rules_are_a_file_of_the_user(tmp_path, prep, write_lines):
     ("text", "expected"),
     [
         ("refusal: ['(']", r"checks.yaml: refusal: '\(' is no regular expression"),
-        ("refusal: sorry", "checks.yaml: refusal: input should be a valid list"),
+        ("refusal: sorry", "checks.yaml: refusal: expected a list, found 'sorry'"),
         ("refusal: [", "checks.yaml: it is not YAML"),
         (None, "checks.yaml: cannot be read"),
     ],

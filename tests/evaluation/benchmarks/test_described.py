@@ -132,8 +132,8 @@ def test_rows_without_a_column_and_lines_that_are_none(describe):
 
 MISTAKES = {
     "no template": (("{{ question }}", "{% for %}"), "prompt: it is no template"),
-    "unknown key": (("title:", "titel:"), "title: field required"),
-    "rule": (("matching: option", "matching: fuzzy"), "matching: input should be 'label', 'option'"),
+    "unknown key": (("title:", "titel:"), "unknown key titel; did you mean title?; title is missing"),
+    "rule": (("matching: option", "matching: fuzzy"), "matching: expected 'label', 'option'"),
     "no choices": ((", choices: options", ""), "matching option needs choices"),
     "yes_no": (("matching: option", "matching: option\nscore: yes_no"), "score yes_no and matching yes_no"),
     "no question": ((" question: ask,", ""), "give columns.question or question, one of them"),
@@ -157,6 +157,20 @@ def test_a_mistake_in_the_yaml_is_one_line_with_file_and_key(case, describe):
     message = str(error.value)
     assert reason in message.lower() or reason in message
     assert "\n" not in message and ("rooms" in message)
+
+
+def test_all_mistakes_in_the_yaml_are_named(tmp_path):
+    file = tmp_path / "b5.yaml"
+    file.write_text("name: b\nfiles: [q.json]\ncolumns: {answr: label, audio: c, choices: {a: b}}\nmatching: label\n")
+    with pytest.raises(UserError) as error:
+        load(file, data=tmp_path)
+    assert str(error.value) == (
+        f"{file}: unknown key columns.answr; did you mean columns.answer?; title is missing; data is missing; "
+        "columns.answer is missing; columns.choices: expected a text or a list, found a mapping"
+    )
+    file.write_text(file.read_text() + "zzz: 1\nscore: good\n")
+    with pytest.raises(UserError, match=r"columns\.answr; .*; unknown key zzz; remove it; .*; and 2 more mistakes"):
+        load(file, data=tmp_path)
 
 
 def test_what_is_asked_for_and_is_not_there(describe, tmp_path):
