@@ -139,11 +139,11 @@ def _compact(fields: dict) -> Any:
         return fields
 
 
-def no_index(path: Path) -> UserError:
-    """Make the error for a missing index."""
-    return UserError(
-        f"{path} does not exist: name a folder that `caad-ds prep pack` wrote (paths are taken from {Path.cwd()})"
-    )
+def no_index(*paths: Path) -> UserError:
+    """Make the error for missing indexes."""
+    what = "does not exist: name a folder" if len(paths) == 1 else "do not exist: name folders"
+    named = " and ".join(map(str, paths))
+    return UserError(f"{named} {what} that `caad-ds prep pack` wrote (paths are taken from {Path.cwd()})")
 
 
 def _parse(path: Path) -> IndexFile:

@@ -1,20 +1,19 @@
 """Find the family of a model folder or hub id, and load the model."""
 
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
 
 import torch
-from huggingface_hub import snapshot_download
 
 from caad_ds.models import families
 from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.models.audio_lm import AudioLM
+from caad_ds.models.hub_models import snapshot
 from caad_ds.models.reader import Reader
 from caad_ds.models.transformers_lm import TransformersLM
-from caad_ds.utils.errors import UserError, first_line
+from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 from caad_ds.utils.model_names import check_model_folder, is_hub_id
 
@@ -22,7 +21,6 @@ from caad_ds.utils.model_names import check_model_folder, is_hub_id
 PROCESSOR = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 WEIGHTS = ("*.safetensors",)
 TOKENIZERS = ("tokenizer_config.json", "tekken.json")  # one of them is in the folder of any processor
-UNREAD = ("consolidated*",)  # the same weights once more, in Mistral's own format
 # Why known models of other types cannot be distilled, by a part of model_type; the first match counts.
 NO_LLM = "a CTC or transducer model, which has no language model"
 NO_ANSWERS = "an encoder-decoder model, whose decoder writes no answers to questions"
@@ -80,19 +78,7 @@ def local_folder(name: str | Path, files: tuple[str, ...] = (*PROCESSOR, *WEIGHT
     if not is_hub_id(str(name)):
         check_model_folder(path)
         return path
-    return _snapshot(str(name), files)
-
-
-@cache  # a process reads a single commit of a hub id
-def _snapshot(name: str, files: tuple[str, ...]) -> Path:
-    try:
-        return Path(snapshot_download(name, allow_patterns=list(files), ignore_patterns=list(UNREAD)))
-    except Exception as error:  # the libraries below huggingface_hub have no common base class
-        reason = first_line(error).partition(". ")[0]
-        raise UserError(
-            f"{name}: no such folder, and no model of that id could be downloaded ({reason:.200}); give the folder of "
-            "a model, or a hub id"
-        ) from error
+    return snapshot(str(name), files)
 
 
 def family_of(folder: Path) -> ModuleType:

@@ -1,49 +1,68 @@
 """Check that what a run's config names exists, before models and data are loaded; paths before PyTorch is imported."""
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.config.schema import Config
 from caad_ds.data.shard_index import FILE_NAME, no_index
 from caad_ds.models.architecture import is_architecture, read_architecture
+from caad_ds.models.hub_models import check_hub_id
 from caad_ds.tracking import Target
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.model_names import check_hub_or_folder, check_model_folder, is_hub_id
 
 
 def check_inputs(cfg: Config) -> None:
-    """Raise UserError for a path or a divergence that does not exist, or an invalid MLflow store.
+    """Raise UserError for paths, hub ids or a divergence that do not exist, or an invalid MLflow store.
 
-    Hub ids, streams and servers are not looked up.
+    All that is missing is named. A hub id is looked up unless it has a local copy, streams and servers are not.
     """
-    _check_paths(cfg)
+    if cfg.tracking.enabled:
+        Target.of(cfg.tracking.uri, cfg.tracking.experiment)
+    if faults := list(dict.fromkeys(_missing(cfg))):
+        raise UserError("; ".join(faults))
     _check_objective(cfg.objective)
 
 
-def _check_paths(cfg: Config) -> None:
-    if cfg.tracking.enabled:
-        Target.of(cfg.tracking.uri, cfg.tracking.experiment)
-    folders = [cfg.data.validation]
-    if cfg.data.reader == "indexed":
-        folders.append(Path(str(cfg.data.train)))
-    for folder in folders:
-        if folder is not None and not (folder / FILE_NAME).exists():
-            raise no_index(folder / FILE_NAME)
-    for model in (cfg.teacher.path if cfg.teacher else None, cfg.student.path):
-        if model is None:
-            continue
-        if is_architecture(model):
-            read_architecture(model)
-        elif not is_hub_id(model):
-            check_model_folder(Path(model))
-    if cfg.student.path is not None:
+def _missing(cfg: Config) -> Iterator[str]:
+    """Yield what is wrong with the paths of data and models."""
+    folders = [Path(str(cfg.data.train))] if cfg.data.reader == "indexed" else []
+    folders += [] if cfg.data.validation is None else [cfg.data.validation]
+    if missing := [folder / FILE_NAME for folder in folders if not (folder / FILE_NAME).exists()]:
+        yield str(no_index(*dict.fromkeys(missing)))
+    for check in _model_checks(cfg):
+        try:
+            check()
+        except UserError as error:
+            yield str(error)
+
+
+def _model_checks(cfg: Config) -> Iterator[Callable[[], object]]:
+    """Yield the check of each model: a teacher with a cache may be read from there, and its hub id is not looked up."""
+    student, teacher = cfg.student, cfg.teacher
+    if teacher is not None and not (teacher.cache is not None and is_hub_id(teacher.path)):
+        yield partial(_check_named, teacher.path)
+    if student.path is not None:
+        yield partial(_check_named, student.path)
         return
-    parts = {"causal LM": cfg.student.llm, "Whisper encoder": cfg.student.encoder, "tokenizer": cfg.student.tokenizer}
+    parts = {"causal LM": student.llm, "Whisper encoder": student.encoder, "tokenizer": student.tokenizer}
     for what, name in parts.items():
-        if isinstance(name, str) and is_architecture(name):
-            read_architecture(name)
-        elif isinstance(name, str):
-            check_hub_or_folder(name, what)
+        if isinstance(name, str):
+            yield partial(_check_named, name, what)
+
+
+def _check_named(name: str, part: str | None = None) -> None:
+    """Raise UserError unless there is an architecture, a hub id or a folder of that name; `part` is of a model."""
+    if is_architecture(name):
+        read_architecture(name)
+    elif is_hub_id(name):
+        check_hub_id(name)
+    elif part is not None:
+        check_hub_or_folder(name, part)
+    else:
+        check_model_folder(Path(name))
 
 
 def _check_objective(section: ObjectiveSection) -> None:

@@ -5,6 +5,7 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from caad_ds.data.audio_markers import AUDIO, END_AUDIO, START_AUDIO
-from caad_ds.models import auto, processor_reader
+from caad_ds.models import auto, hub_models, processor_reader
 from caad_ds.models.prompts.tekken import TEMPLATE, tekken_tokenizer
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.models.tekken_processor import MOST_WINDOWS
@@ -302,10 +303,10 @@ def test_prompts_that_mistral_common_writes_otherwise_are_refused(source, monkey
 
 def test_a_hub_id_is_read_without_the_second_copy_of_the_weights(monkeypatch, source):
     asked = {}
-    monkeypatch.setattr(auto, "snapshot_download", lambda name, **how: asked.update(how) or str(source))
-    auto._snapshot.cache_clear()
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **how: asked.update(how) or str(source))
+    hub_models.snapshot.cache_clear()
     assert auto.local_folder("mistralai/Voxtral-of-a-test") == source
-    auto._snapshot.cache_clear()
+    hub_models.snapshot.cache_clear()
     names = [
         "config.json",
         "tekken.json",

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from caad_ds.utils.files import sole_writer
 from data_prep.pack.pack import pack
 from tests.training.disk import remount
 from tests.training.launching import Run, refusal
-from tests.training.tiny import ce, config, llama, records
+from tests.training.tiny import ce, config, llama, records, start_from
 
 OFF = {"tracking": {"enabled": False}}
 
@@ -44,8 +45,8 @@ def test_a_wrong_config_and_its_traceback(made):
     [
         ({"data": {"train": "nowhere"}}, "nowhere/index.json does not exist: name a folder that `caad-ds prep pack`"),
         ({"teacher": {"path": "nowhere"}}, "nowhere: no such folder; give the folder of a model, or a hub id"),
-        ({"student": {"encoder": "nowhere/here"}}, "nowhere/here: no Whisper encoder that loads"),
-        ({"student": {"tokenizer": "nowhere/here"}}, "nowhere/here: no tokenizer there"),
+        ({"student": {"encoder": "nowhere/here"}}, "nowhere/here: no such folder, and no model of that id"),
+        ({"student": {"tokenizer": "nowhere/here"}}, "nowhere/here: no such folder, and no model of that id"),
         ({"student": {"taps": [0, 7]}}, "taps [0, 7] do not fit an encoder of 2 layers; use 0 to 1"),
         ({"student": {"window_seconds": 2}}, "window of 2 s exceeds the encoder's 1 s"),
         ({"student": {"qformer_heads": 5}}, "is not a multiple of the number of attention heads (5)"),
@@ -66,6 +67,19 @@ def test_a_wrong_config_and_its_traceback(made):
 )
 def test_what_does_not_exist_or_fit_is_named(made, changes, expected):
     assert expected in refusal(made(**changes))
+
+
+def test_all_that_is_missing_is_named_before_deepspeed_starts(made):
+    """A student by a hub id as well, of which there is no local copy."""
+    path = made(
+        data={"train": "one", "validation": "two"}, teacher={"path": "nowhere"},
+        student=start_from(Path("nope/model")),
+    )  # fmt: skip
+    run = Run(path, 1)
+    assert run.wait() == [2]
+    [line] = run.output().splitlines()
+    assert "one/index.json and two/index.json do not exist: name folders that `caad-ds prep pack` wrote" in line
+    assert "; nowhere: no such folder; " in line and "; nope/model: no such folder, and no model of that id" in line
 
 
 def test_a_batch_that_does_not_divide_by_the_ranks(made):
