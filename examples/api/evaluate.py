@@ -9,7 +9,7 @@ import caad_ds
 def main(model: str, benchmark: str, out: str) -> dict:
     """Answer and score every item; `out` holds predictions and scores, as of `caad-ds evaluate`."""
     scores = caad_ds.evaluate(model=model, benchmark=benchmark, out=out)
-    print(json.dumps(scores["groups"]["all"], indent=2))
+    print(json.dumps(scores["groups"]["all"] if "groups" in scores else scores["dimensions"], indent=2))  # of any kind
     return scores
 
 

@@ -1,5 +1,6 @@
 """The scripts of examples/api, on a tiny model and its data."""
 
+import json
 import os
 import re
 import signal
@@ -10,6 +11,8 @@ from deepspeed.comm.torch import build_shm_op
 
 import caad_ds
 from examples.api import answer, compare, evaluate, loss, train
+from tests.evaluation.benchmarks.superb_files import COUNTING, write_jsonl
+from tests.evaluation.benchmarks.superb_files import row as superb_row
 from tests.evaluation.conftest import write_benchmark
 from tests.training.tiny import config, make_world
 
@@ -62,3 +65,32 @@ def test_models_are_evaluated_and_compared(world):
     found = compare.main(str(world / "table"), str(world / "a"), str(world / "b"))
     assert [*found.systems] == ["teacher", "contrast"] and [*found.differences] == ["contrast"]
     assert (world / "table/table.md").exists()
+
+
+DESCRIPTION = """
+name: tones
+title: Which tone
+data: made here
+files: [rows.json]
+columns: {id: key, question: ask, choices: options, answer: right, audio: sound}
+prompt: "{{ question }}"
+matching: option
+"""
+
+
+def describe(world: Path) -> Path:
+    """A description of a benchmark whose files are in `world`."""
+    row = {"ask": "Is the tone high or low?", "options": ["high", "low"], "right": "low"}
+    (world / "rows.json").write_text(json.dumps([row | {"key": f"r{n}", "sound": f"{n}.wav"} for n in range(2)]))
+    (world / "tones.yaml").write_text(DESCRIPTION)
+    return world / "tones.yaml"
+
+
+def test_every_kind_of_result_is_compared(world, capsys):
+    caad_ds.evaluate(world / "teacher", describe(world), world / "tones", data=world)
+    instances = write_jsonl(world / "superb", [superb_row(COUNTING)])
+    assert evaluate.main(str(world / "teacher"), str(instances), str(world / "instances"))["dimensions"]
+    for run, figures in {"tones": "accuracy", "instances": r"SPK \(1 of \d+\)"}.items():
+        capsys.readouterr()
+        compare.main(str(world / f"{run}_table"), str(world / run))
+        assert re.match(rf"teacher: {figures} [01]\.\d\d\d\b", capsys.readouterr().out)
