@@ -1,19 +1,17 @@
 """Answer a question about a recording: python -m examples.api.answer MODEL AUDIO QUESTION."""
 
-import sys
-
 import soundfile
 
 import caad_ds
+from examples.api.script import run
 
 
 def main(folder: str, audio: str, question: str) -> list[str]:
     """Answer from a file, from samples in memory, and by contrastive decoding."""
     model = caad_ds.load(folder)
-    samples, rate = soundfile.read(audio)
     answers = [
         model.answer(audio, question, max_new_tokens=32),
-        model.answer((samples, rate), question, max_new_tokens=32),
+        model.answer(soundfile.read(audio), question, max_new_tokens=32),  # (samples, rate)
         model.answer(audio, question, max_new_tokens=32, contrast_alpha=1.0),
     ]
     print(*answers, sep="\n")
@@ -21,4 +19,4 @@ def main(folder: str, audio: str, question: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(main)

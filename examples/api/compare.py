@@ -1,8 +1,7 @@
 """Compare evaluated systems: python -m examples.api.compare OUT RUN RUN ..."""
 
-import sys
-
 import caad_ds
+from examples.api.script import run
 
 
 def main(out: str, *runs: str) -> caad_ds.Comparison:
@@ -15,4 +14,4 @@ def main(out: str, *runs: str) -> caad_ds.Comparison:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(main)

@@ -1,17 +1,17 @@
-"""Evaluate a model on a benchmark: python -m examples.api.evaluate MODEL BENCHMARK OUT."""
+"""Evaluate a model on a benchmark: python -m examples.api.evaluate MODEL BENCHMARK OUT [--data FOLDER]."""
 
 import json
-import sys
 
 import caad_ds
+from examples.api.script import run
 
 
-def main(model: str, benchmark: str, out: str) -> dict:
+def main(model: str, benchmark: str, out: str, data: str | None = None) -> dict:
     """Answer and score every item; `out` holds predictions and scores, as of `caad-ds evaluate`."""
-    scores = caad_ds.evaluate(model=model, benchmark=benchmark, out=out)
+    scores = caad_ds.evaluate(model=model, benchmark=benchmark, out=out, data=data)
     print(json.dumps(scores["groups"]["all"] if "groups" in scores else scores["dimensions"], indent=2))  # of any kind
     return scores
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(main)

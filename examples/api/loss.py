@@ -3,6 +3,7 @@
 import torch
 
 import caad_ds
+from examples.api.script import run
 
 
 def main() -> torch.Tensor:
@@ -22,4 +23,4 @@ def main() -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

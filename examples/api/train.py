@@ -1,9 +1,9 @@
 """Train from a YAML with changed keys: python -m examples.api.train CONFIG OUTPUT_DIR."""
 
-import sys
 from pathlib import Path
 
 import caad_ds
+from examples.api.script import run
 
 
 def main(config_file: str, output_dir: str) -> Path | None:
@@ -15,4 +15,4 @@ def main(config_file: str, output_dir: str) -> Path | None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run(main)

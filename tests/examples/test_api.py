@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import runpy
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,10 +89,47 @@ def describe(world: Path) -> Path:
 
 
 def test_every_kind_of_result_is_compared(world, capsys):
-    caad_ds.evaluate(world / "teacher", describe(world), world / "tones", data=world)
+    evaluate.main(str(world / "teacher"), str(describe(world)), str(world / "tones"), data=str(world))
     instances = write_jsonl(world / "superb", [superb_row(COUNTING)])
     assert evaluate.main(str(world / "teacher"), str(instances), str(world / "instances"))["dimensions"]
     for run, figures in {"tones": "accuracy", "instances": r"SPK \(1 of \d+\)"}.items():
         capsys.readouterr()
         compare.main(str(world / f"{run}_table"), str(world / run))
         assert re.match(rf"teacher: {figures} [01]\.\d\d\d\b", capsys.readouterr().out)
+
+
+def ended(monkeypatch, script: str, *arguments: str) -> object:
+    """The exit status of a script that is run by `python -m`."""
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments])
+    monkeypatch.delitem(sys.modules, f"examples.api.{script}", raising=False)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(f"examples.api.{script}", run_name="__main__")
+    return end.value.code
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "said"),
+    [
+        ("answer", [], "the following arguments are required: folder, audio, question; see "),
+        ("compare", ["out"], "the following arguments are required: runs; see "),
+        ("compare", ["out", "absent", "other"], "absent: "),
+        ("evaluate", ["absent", "b", "out", "--data", "d"], "absent: "),
+        ("train", ["absent.yaml", "out"], "absent.yaml: "),
+        ("loss", ["more"], "unrecognized arguments: more; see "),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(script, arguments, said, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert ended(monkeypatch, script, *arguments) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("caad-ds: error: ") and said in line
+
+
+def test_a_recording_that_is_not_there_is_one_line(world, monkeypatch, capsys):
+    assert ended(monkeypatch, "answer", str(world / "teacher"), "absent.wav", "Is the tone high or low?") == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("caad-ds: error: audio absent.wav: ")
+
+
+def test_scripts_run_from_the_command_line(monkeypatch, capsys):
+    assert ended(monkeypatch, "loss") == 0
+    assert "gradient (10, 32)" in capsys.readouterr().out
