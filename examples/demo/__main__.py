@@ -5,10 +5,10 @@ import os
 import sys
 from pathlib import Path
 
-from caad_ds.utils.command import guarded, positive
+from caad_ds.utils.command import positive
 from caad_ds.utils.quiet import quiet
 from examples.demo import corpus, experiments
-from examples.demo.commands import ROOT, caad_ds
+from examples.demo.commands import ROOT, caad_ds, resumable
 from examples.demo.full import run_full
 from examples.demo.rows import FULL, SHORT
 from examples.demo.students import DATA, evaluate, job
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     os.chdir(ROOT)
     quiet()
-    return guarded(lambda: demo(args), args.debug)
+    return resumable(lambda: demo(args), args.debug)
 
 
 def demo(args: argparse.Namespace) -> int:

@@ -2,21 +2,37 @@
 
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
+from caad_ds.utils.command import INTERRUPTED, guarded, note
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.formatting import counted
 from caad_ds.utils.progress import Heartbeat
 
 ROOT = Path(__file__).parents[2]
 CAAD_DS = [sys.executable, "-u", "-m", "caad_ds.cli"]
+GRACE = 10.0  # seconds that interrupted commands have to end
+_RUNNING: set[subprocess.Popen] = set()
+
+
+def resumable(command: Callable[[], int], debug: bool = False) -> int:
+    """Run as `guarded`; Ctrl-C, SIGTERM and a closed terminal end the running commands too, with a line on resuming."""
+    for sign in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(sign) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(sign, signal.default_int_handler)
+    status = guarded(command, debug)
+    if status == INTERRUPTED:
+        note("interrupted; run the same command again to resume")
+    return status
 
 
 def caad_ds(*arguments: object) -> None:
@@ -111,10 +127,7 @@ def _logged(log: Path, *commands: list[str]) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w") as out:
         for arguments in commands:
-            status = subprocess.run(
-                [*CAAD_DS, *arguments], cwd=ROOT, env=environment(), stdout=out, stderr=out, check=False
-            ).returncode
-            if status:
+            if status := _run([*CAAD_DS, *arguments], out):
                 raise UserError(f"caad-ds {shlex.join(arguments)} ended with status {status}; see {log}")
 
 
@@ -126,8 +139,12 @@ def run_all(jobs: Sequence[Quiet], side_by_side: int, what: str) -> None:
         try:
             for done, future in enumerate(as_completed(waiting), 1):
                 voice.say(f"{what}: {done}/{len(jobs)} done ({future.result()})")
-        except (UserError, KeyboardInterrupt):
+        except UserError:
             pool.shutdown(cancel_futures=True)  # waits for running jobs
+            raise
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            _end_running()
             raise
 
 
@@ -150,6 +167,41 @@ def environment() -> dict[str, str]:
 
 def _shown(name: str, command: list[str], arguments: list[str]) -> None:
     print(f"$ {shlex.join([name, *arguments])}", flush=True)
-    status = subprocess.run(command, cwd=ROOT, env=environment(), check=False).returncode
-    if status:
+    if status := _run(command):
         sys.exit(status)
+
+
+def _run(command: list[str], out: IO[str] | None = None) -> int:
+    """Run a command in a process group of its own, with all output to `out`; returns its status."""
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=out, stderr=out, process_group=0) as child:
+        _RUNNING.add(child)
+        try:
+            return child.wait()
+        except KeyboardInterrupt:
+            _end_running()
+            raise
+        finally:
+            _RUNNING.remove(child)
+
+
+def _end_running() -> None:
+    """End the process groups of all running commands and wait for them: a launcher may end before its ranks."""
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, signal.SIG_IGN)  # this takes seconds, and a second Ctrl-C would leave some running
+    living = list(_RUNNING)
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        for child in living:
+            _signalled(child, sign)
+        end = time.monotonic() + GRACE
+        while (living := [child for child in living if _signalled(child, 0)]) and time.monotonic() < end:
+            time.sleep(0.05)
+
+
+def _signalled(child: subprocess.Popen, sign: int) -> bool:
+    """Send a signal to a command's process group; returns whether there is one."""
+    child.poll()  # else an ended child would count
+    try:
+        os.killpg(child.pid, sign)
+    except ProcessLookupError:
+        return False
+    return True

@@ -10,10 +10,10 @@ import os
 import sys
 from pathlib import Path
 
-from caad_ds.utils.command import guarded, positive
+from caad_ds.utils.command import positive
 from caad_ds.utils.quiet import quiet
 from caad_ds.utils.text import read_text
-from examples.demo.commands import ROOT, Job, caad_ds
+from examples.demo.commands import ROOT, Job, caad_ds, resumable
 
 DATA, RUNS, CONFIGS = Path("data/recorded"), Path("runs/recorded"), Path("configs/recorded")
 INSTRUCTIONS = CONFIGS / "instructions.yaml"
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     args.root = args.root.resolve()
     os.chdir(ROOT)
     quiet()
-    return guarded(lambda: run(args), args.debug)
+    return resumable(lambda: run(args), args.debug)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,10 +6,12 @@ import subprocess
 import sys
 from functools import partial
 
+import psutil
 import pytest
 
 from caad_ds.utils.errors import UserError
 from examples.demo import __main__ as demo
+from examples.demo import commands
 from examples.demo.commands import Job, run_all
 from examples.recorded import probe
 
@@ -49,3 +51,25 @@ def test_a_run_that_fails_ends_the_demo_and_names_its_log(tmp_path):
         run_all(jobs, 1, "students")
     assert not (tmp_path / "out-2.log").exists()
     assert "no such config file" in (tmp_path / "out-0.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("runs", "sign", "processes"), [("job.run()", signal.SIGINT, 4), ("run_all([job], 1, 'x')", signal.SIGTERM, 1)]
+)
+def test_an_interrupt_ends_the_commands_that_run_and_says_how_to_resume(runs, sign, processes, tmp_path):
+    config = tmp_path / "config.yaml"
+    os.mkfifo(config)
+    made = f"Job({str(config)!r}, (), Path({str(tmp_path / 'out')!r}))"
+    code = f"job = {made}; sys.exit(resumable(lambda: {runs}))"
+    imports = "import sys; from pathlib import Path; from examples.demo.commands import Job, resumable, run_all; "
+    command = [sys.executable, "-c", imports + code]
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, preexec_fn=heard, stderr=subprocess.PIPE, text=True, cwd=commands.ROOT) as running:
+        with open(config, "w"):  # returns when a rank reads it
+            started = psutil.Process(running.pid).children(recursive=True)
+            assert len(started) == processes  # a launcher is two, and each of its ranks one
+            running.send_signal(sign)
+            _, err = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert err.splitlines()[-1] == "caad-ds: interrupted; run the same command again to resume"
+    assert [child for child in started if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
