@@ -109,7 +109,8 @@ class Model:
             gate_m: the gate's m: no contrast once the entropy reaches that of m equally likely tokens.
 
         Returns:
-            The answer without special tokens. A doubtful recording, such as silence, is answered with a warning.
+            The answer without special tokens. A doubtful recording, such as silence, and a text with characters
+            that the tokenizer does not know are answered with a warning.
 
         Raises:
             UserError: the audio does not decode or exceeds the encoder's window, the texts make no prompt, or an option
@@ -158,6 +159,8 @@ class Model:
         prepared = self.prepare_prompt(clips, prompt, settings)
         for clip, doubt in clips.doubtful.items():
             warnings.warn(f"audio {clip}: {doubt}", stacklevel=3)
+        if doubt := self.reader.prompts.doubt(as_sample(prompt).record):
+            warnings.warn(f"prompt: {doubt}", stacklevel=3)
         return prepared
 
     def askable(self, items: Iterable[A], room: int, refused: dict[str, str]) -> list[A]:

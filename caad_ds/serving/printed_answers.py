@@ -76,9 +76,12 @@ class _Asked:
         """Print the answer while it is generated; with several models, also the model's name and the seconds."""
         began = time.perf_counter()
         known = set(self.clips.doubtful)
-        prompt = self.model.prepare_prompt(self.clips, Question(self.recordings, question, self.hint), self.decoding)
+        asked = Question(self.recordings, question, self.hint)
+        prompt = self.model.prepare_prompt(self.clips, asked, self.decoding)
         for clip in self.clips.doubtful.keys() - known:
             note(f"audio {clip}: {self.clips.doubtful[clip]}; asked about all the same")
+        if doubt := self.model.reader.prompts.doubt(as_sample(asked).record):
+            note(f"prompt: {doubt}")
         print(f"{self.name}: " if named else "", end="", flush=True)
         try:
             with closing(prompt.stream()) as pieces:

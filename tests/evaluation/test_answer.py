@@ -175,6 +175,13 @@ def test_doubtful_audio_is_answered_with_a_warning(model):
         model.answer((np.zeros(9000), 16_000), "who speaks ?")
 
 
+def test_characters_that_the_tokenizer_does_not_know_are_named_once(model, clip, recwarn):
+    model.answer(clip, "who sings ?", "who sings", max_new_tokens=LENGTH)
+    model.answer(clip, "who speaks ?", "hello", max_new_tokens=LENGTH)
+    [warning] = recwarn
+    assert str(warning.message).startswith("prompt: this model's tokenizer does not know 'sing' and leaves it out")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"device": "gpu"}, "gpu: not usable here"), ({"dtype": "int8"}, "dtype int8: no floating")],

@@ -120,6 +120,11 @@ def test_a_doubtful_clip_is_named_once(model_folder, tmp_path, capsys, monkeypat
     assert capsys.readouterr().err.count("silent.wav: silent: ") == 1
 
 
+def test_characters_that_the_tokenizer_does_not_know_are_named(model_folder, clips, capsys):
+    assert run_command(ask, model_folder, clips[0], "who sings ?", "--hint", "A .", *SHORT) == 0
+    assert capsys.readouterr().err.count("prompt: this model's tokenizer does not know 'Asing'") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

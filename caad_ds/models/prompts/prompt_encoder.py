@@ -105,6 +105,13 @@ class PromptEncoder:
         encoded = self.encode(record, with_answer=False)
         return encoded.prompt, encoded.is_audio
 
+    def doubt(self, record: PromptRecord) -> str:
+        """Return which characters of a record's messages and transcripts its tokens leave out, "" if none."""
+        texts = [SPAN.sub("\n", content) for _, content in _messages(record)]
+        texts += [audio.get("text") or "" for audio in record["audios"]] if self.transcripts else []
+        lost = "".join(dict.fromkeys(letter for text in texts for letter in self._lost(text)))
+        return lost and f"this model's tokenizer does not know {lost!r} and leaves it out; write the text without it"
+
     def check(
         self,
         sample: Sample,
@@ -276,6 +283,16 @@ class PromptEncoder:
 
     def _tokens(self, text: str) -> list[int]:
         return self._reader(text, add_special_tokens=False)["input_ids"]
+
+    def _lost(self, text: str) -> list[str]:
+        """Return the characters that a text's tokens leave out; some tokenizers write no token for what is unknown."""
+
+        def kept(text: str) -> str:
+            return self._text([number for number in self._tokens(text) if number != self.tokenizer.unk_token_id])
+
+        whole = kept(text)
+        missing = [letter for letter in dict.fromkeys(text) if letter.isprintable() and letter not in whole]
+        return [letter for letter in missing if not (letter.isspace() or kept(letter).strip())]  # not only rewritten
 
     def _text(self, ids: list[int]) -> str:
         return self._reader.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -58,7 +58,7 @@ class Chat:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request that has been checked and decoded; `warnings` list its doubtful clips."""
+    """A request that has been checked and decoded; `warnings` list its doubtful clips and texts."""
 
     chat: Chat
     prompt_tokens: int
@@ -89,8 +89,9 @@ def prepare(request: ChatRequest, reader: Reader, limits: Limits, share: Share) 
     key = turns[0][0] if len(turns) == 1 else json.dumps(messages, ensure_ascii=False)
     chat = Chat(messages, clips, key)
     length = _check_prompt(chat, reader, decoding.max_new_tokens)
-    doubtful = [(clip, doubt(clip.levels)) for clip in clips]
-    return Prepared(chat, length, decoding, [f"{clip}: {reason}" for clip, reason in doubtful if reason])
+    doubtful = [(str(clip), doubt(clip.levels)) for clip in clips]
+    doubtful.append(("messages", reader.prompts.doubt(as_sample(chat).record)))
+    return Prepared(chat, length, decoding, [f"{where}: {reason}" for where, reason in doubtful if reason])
 
 
 def decoding_of(request: ChatRequest, limits: Limits) -> Decoding:

@@ -19,6 +19,7 @@ from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.utils.errors import UserError
 from tests.models.prompts.chat_tokenizers import CHATML, GEMMA, LLAMA3, THINKING, ZEPHYR, byte_level, sentence_piece
 from tests.models.small import make_model
+from tests.root import ROOT
 
 CLOCK = "{{ strftime_now('%-d %B %Y, %Y-%m-%d') }} " + CHATML
 
@@ -377,3 +378,11 @@ def test_a_frozen_template_renders_as_before():
     plain, frozen = byte_level(template), freeze_template(byte_level(template))
     texts = [each.apply_chat_template(record(audios=0)["messages"], tokenize=False) for each in (plain, frozen)]
     assert re.sub(r"\d{4}$", "2024", texts[0]) == texts[1]
+
+
+def test_characters_without_a_token_are_named(tmp_path):
+    asked = record(text="Wer spricht?", question="Who speaks loudly, Jörg?")
+    demo = AutoTokenizer.from_pretrained(ROOT / "examples/demo/teacher_model")  # writes no unknown token
+    assert "does not know 'WJö'" in PromptEncoder(demo, 2).doubt(asked)
+    assert PromptEncoder(demo, 2).doubt(record(text="", question="Is the speaker male or female?")) == ""
+    assert PromptEncoder(byte_level(), 2).doubt(asked) == ""

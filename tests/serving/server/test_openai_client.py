@@ -133,6 +133,11 @@ def test_doubtful_audio_is_reported_beside_its_answer(client):
     assert not client.chat.completions.create(**asking(QUESTION, ONE)).model_extra
 
 
+def test_characters_that_the_tokenizer_does_not_know_are_reported(client):
+    [warning] = client.chat.completions.create(**asking("who sings ?", ONE)).caad["warnings"]
+    assert warning.startswith("messages: this model's tokenizer does not know 'sing'")
+
+
 def test_a_reply_is_sent_back_as_the_client_read_it(client):
     first = [user(QUESTION, ONE)]
     said = client.chat.completions.create(model=NAME, messages=first).choices[0].message
