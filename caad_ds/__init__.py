@@ -33,7 +33,7 @@ _MODULES = {
     "Model": "caad_ds.generation.model",
     "UserError": "caad_ds.utils.errors",
     "compare": "caad_ds.evaluation.comparison.compare",
-    "contrast": "caad_ds.loss.objective",
+    "contrast": "caad_ds.loss.contrastive_target",
     "contrastive_distillation_loss": "caad_ds.loss.distillation",
     "evaluate": "caad_ds.evaluation.evaluate",
     "load": "caad_ds.generation.model",

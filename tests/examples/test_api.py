@@ -115,7 +115,7 @@ def ended(monkeypatch, script: str, *arguments: str) -> object:
         ("compare", ["out", "absent", "other"], "absent: "),
         ("evaluate", ["absent", "b", "out", "--data", "d"], "absent: "),
         ("train", ["absent.yaml", "out"], "absent.yaml: "),
-        ("loss", ["more"], "unrecognized arguments: more; see "),
+        ("loss", ["more"], "unrecognized arguments: more (it takes options alone); see "),
     ],
 )
 def test_a_mistake_on_the_command_line_is_one_line(script, arguments, said, monkeypatch, capsys, tmp_path):
