@@ -24,10 +24,9 @@ def snapshot(name: str, files: tuple[str, ...]) -> Path:
 
 
 def check_hub_id(name: str) -> None:
-    """Raise UserError unless a hub id has a local copy, or its config.json can be downloaded."""
+    """Raise UserError unless a hub id has a folder in the cache, or a repository of that id can be reached."""
     from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
 
-    known = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model") / "snapshots"
+    known = Path(constants.HF_HUB_CACHE) / f"models--{name.replace('/', '--')}" / "snapshots"
     if not known.is_dir():  # the hub is not asked for what is there: it may be out of reach
         snapshot(name, ("config.json",))

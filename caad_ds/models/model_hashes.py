@@ -1,4 +1,4 @@
-"""Hash a model folder: evaluations use it to identify their model and find its training run."""
+"""Hashes of model folders, and of the weights of loaded models."""
 
 import hashlib
 from collections.abc import Iterable

@@ -81,7 +81,7 @@ class _Asked:
         for clip in self.clips.doubtful.keys() - known:
             note(f"audio {clip}: {self.clips.doubtful[clip]}; asked about all the same")
         if doubt := self.model.reader.prompts.doubt(as_sample(asked).record):
-            note(f"prompt: {doubt}")
+            note(f"{self.name}, prompt: {doubt}" if named else f"prompt: {doubt}")
         print(f"{self.name}: " if named else "", end="", flush=True)
         try:
             with closing(prompt.stream()) as pieces:

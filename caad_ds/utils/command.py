@@ -59,6 +59,23 @@ def positive(text: str) -> int:
     return value
 
 
+def above_0(text: str) -> float:
+    """Parse an argument that is a number above 0."""
+    return _within(text, lambda value: 0 < value < math.inf, "is no number above 0")
+
+
+def share(text: str) -> float:
+    """Parse an argument that is a number above 0 and at most 1."""
+    return _within(text, lambda value: 0 < value <= 1, "is no share above 0 and at most 1")
+
+
+def _within(text: str, holds: Callable[[float], bool], otherwise: str) -> float:
+    value = float(text)
+    if not holds(value):
+        raise argparse.ArgumentTypeError(f"{text} {otherwise}")
+    return value
+
+
 def guarded(command: Callable[[], int], debug: bool = False) -> int:
     """Run a command and return its status; a UserError gives 2 on every rank, and is printed by the main one.
 
@@ -112,20 +129,3 @@ def _has_no_reader(stream: TextIO | None) -> bool:
         return any(event & select.POLLERR for _, event in poll.poll(0))
     except (OSError, ValueError):  # not a file of the operating system, or closed
         return False
-
-
-def above_0(text: str) -> float:
-    """Parse an argument that is a number above 0."""
-    return _within(text, lambda value: 0 < value < math.inf, "is no number above 0")
-
-
-def share(text: str) -> float:
-    """Parse an argument that is a number above 0 and at most 1."""
-    return _within(text, lambda value: 0 < value <= 1, "is no share above 0 and at most 1")
-
-
-def _within(text: str, holds: Callable[[float], bool], otherwise: str) -> float:
-    value = float(text)
-    if not holds(value):
-        raise argparse.ArgumentTypeError(f"{text} {otherwise}")
-    return value

@@ -6,6 +6,8 @@ from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from caad_ds.utils.formatting import counted
+
 NAMED = 5
 EXPECTED = {
     "dict_type": "a mapping (key: value)",
@@ -29,8 +31,10 @@ def mistakes(error: ValidationError, kind: Any) -> str:
     for item in sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden"):
         where, beside[where] = _place(item["loc"], kind)
         found.setdefault(where, []).append(item)
-    lines = [_worded(items, where, beside[where]) for where, items in found.items()]
-    more = f"; and {len(lines) - NAMED} more mistakes" if len(lines) > NAMED else ""
+    # Where a union's type fits down to a part of the value, the types that do not fit at all tell nothing.
+    deepest = [where for where in found if not any(other.startswith(f"{where}.") for other in found)]
+    lines = [_worded(found[where], where, beside[where]) for where in deepest]
+    more = f"; and {counted(len(lines) - NAMED, 'more mistake')}" if len(lines) > NAMED else ""
     return "; ".join(lines[:NAMED]) + more
 
 
@@ -50,6 +54,8 @@ def _worded(items: Sequence[Any], where: str, keys: Sequence[str]) -> str:
     if item["type"] in EXPECTED:
         expected = dict.fromkeys(EXPECTED[each["type"]] for each in items if each["type"] in EXPECTED)
         message = f"expected {' or '.join(expected)}, found {_found(item['input'])}"
+    elif item["type"] == "string_pattern_mismatch":
+        message = f"{_found(item['input'])} does not match {item['ctx']['pattern']}"
     elif item["type"] == "too_short":
         message = f"needs at least {item['ctx']['min_length']}, has {item['ctx']['actual_length']}"
     elif message.startswith("Input should be "):
@@ -90,7 +96,12 @@ def _fields(kind: Any) -> dict[str, Any] | None:
 
 
 def _plain(kind: Any) -> Any:
-    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    """Return a type without annotations, and that of an optional value: pydantic names neither in a location."""
+    if get_origin(kind) is Annotated:
+        return _plain(get_args(kind)[0])
+    types = [each for each in get_args(kind) if each is not type(None)]
+    optional = type(None) in get_args(kind) and len(types) == 1
+    return _plain(types[0]) if optional else kind
 
 
 def _tag(kind: Any) -> str:

@@ -3,7 +3,6 @@
 import soundfile
 
 import caad_ds
-from examples.api.script import run
 
 
 def main(folder: str, audio: str, question: str) -> list[str]:
@@ -19,4 +18,6 @@ def main(folder: str, audio: str, question: str) -> list[str]:
 
 
 if __name__ == "__main__":
+    from examples.api.script import run
+
     run(main)

@@ -1,7 +1,6 @@
 """Compare evaluated systems: python -m examples.api.compare OUT RUN RUN ..."""
 
 import caad_ds
-from examples.api.script import run
 
 
 def main(out: str, *runs: str) -> caad_ds.Comparison:
@@ -14,4 +13,6 @@ def main(out: str, *runs: str) -> caad_ds.Comparison:
 
 
 if __name__ == "__main__":
+    from examples.api.script import run
+
     run(main)

@@ -3,7 +3,6 @@
 import json
 
 import caad_ds
-from examples.api.script import run
 
 
 def main(model: str, benchmark: str, out: str, data: str | None = None) -> dict:
@@ -14,4 +13,6 @@ def main(model: str, benchmark: str, out: str, data: str | None = None) -> dict:
 
 
 if __name__ == "__main__":
+    from examples.api.script import run
+
     run(main)

@@ -3,7 +3,6 @@
 import torch
 
 import caad_ds
-from examples.api.script import run
 
 
 def main() -> torch.Tensor:
@@ -23,4 +22,6 @@ def main() -> torch.Tensor:
 
 
 if __name__ == "__main__":
+    from examples.api.script import run
+
     run(main)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import caad_ds
-from examples.api.script import run
 
 
 def main(config_file: str, output_dir: str) -> Path | None:
@@ -15,4 +14,6 @@ def main(config_file: str, output_dir: str) -> Path | None:
 
 
 if __name__ == "__main__":
+    from examples.api.script import run
+
     run(main)

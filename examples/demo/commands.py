@@ -6,9 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Protocol
@@ -22,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 CAAD_DS = [sys.executable, "-u", "-m", "caad_ds.cli"]
 GRACE = 10.0  # seconds that interrupted commands have to end
 _RUNNING: set[subprocess.Popen] = set()
+_ENDED = threading.Event()  # no further command starts
 
 
 def resumable(command: Callable[[], int], debug: bool = False) -> int:
@@ -29,6 +32,7 @@ def resumable(command: Callable[[], int], debug: bool = False) -> int:
     for sign in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(sign) is not signal.SIG_IGN:  # as under nohup
             signal.signal(sign, signal.default_int_handler)
+    _ENDED.clear()
     status = guarded(command, debug)
     if status == INTERRUPTED:
         note("interrupted; run the same command again to resume")
@@ -133,7 +137,7 @@ def _logged(log: Path, *commands: list[str]) -> None:
 
 def run_all(jobs: Sequence[Quiet], side_by_side: int, what: str) -> None:
     """Run jobs, `side_by_side` at a time; print a line for each finished one."""
-    with ThreadPoolExecutor(side_by_side) as pool, Heartbeat() as voice:
+    with ThreadPoolExecutor(side_by_side) as pool, Heartbeat() as voice, ended_with(pool):
         voice.begin(f"{what}: {counted(len(jobs), 'run')}, {side_by_side} at a time")
         waiting = [pool.submit(job.run_quietly) for job in jobs]
         try:
@@ -142,10 +146,17 @@ def run_all(jobs: Sequence[Quiet], side_by_side: int, what: str) -> None:
         except UserError:
             pool.shutdown(cancel_futures=True)  # waits for running jobs
             raise
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            _end_running()
-            raise
+
+
+@contextmanager
+def ended_with(pool: ThreadPoolExecutor) -> Iterator[None]:
+    """End the commands that a pool runs, and start none that waits in it, if this process is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        _end_running()
+        raise
 
 
 def free_port() -> int:
@@ -173,6 +184,8 @@ def _shown(name: str, command: list[str], arguments: list[str]) -> None:
 
 def _run(command: list[str], out: IO[str] | None = None) -> int:
     """Run a command in a process group of its own, with all output to `out`; returns its status."""
+    if _ENDED.is_set():
+        raise KeyboardInterrupt
     with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=out, stderr=out, process_group=0) as child:
         _RUNNING.add(child)
         try:
@@ -186,6 +199,7 @@ def _run(command: list[str], out: IO[str] | None = None) -> int:
 
 def _end_running() -> None:
     """End the process groups of all running commands and wait for them: a launcher may end before its ranks."""
+    _ENDED.set()
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, signal.SIG_IGN)  # this takes seconds, and a second Ctrl-C would leave some running
     living = list(_RUNNING)

@@ -21,7 +21,7 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import drop_cut_line, sole_writer, to_line
 from caad_ds.utils.text import read_text
 from examples.demo import corpus
-from examples.demo.commands import ROOT, Evaluations, Quiet
+from examples.demo.commands import ROOT, Evaluations, Quiet, ended_with
 from examples.demo.experiment_table import SCORES, table
 from examples.demo.rows import Row, adaptive_rows, chosen_rows, objective_rows
 from examples.demo.students import DATA, cache_job, evaluate, job, reading
@@ -222,7 +222,7 @@ class Experiment:
         """Run jobs in parallel until the time limit, and record each finished one."""
         running: dict[Future, tuple[Work, float]] = {}
         left = True
-        with ThreadPoolExecutor(self.args.jobs) as pool:
+        with ThreadPoolExecutor(self.args.jobs) as pool, ended_with(pool):
             while left or running:
                 while left and len(running) < self.args.jobs and not self.deadline.over:
                     work = next(works, None)

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 
 import psutil
@@ -54,18 +55,26 @@ def test_a_run_that_fails_ends_the_demo_and_names_its_log(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("runs", "sign", "processes"), [("job.run()", signal.SIGINT, 4), ("run_all([job], 1, 'x')", signal.SIGTERM, 1)]
+    ("runs", "sign", "processes"),
+    [
+        ("job.run()", signal.SIGINT, 4),
+        ("run_all([job], 1, 'x')", signal.SIGTERM, 1),
+        ("run_all([bad, job], 2, 'x')", signal.SIGINT, 1),  # which waits for the other when one has failed
+    ],
 )
 def test_an_interrupt_ends_the_commands_that_run_and_says_how_to_resume(runs, sign, processes, tmp_path):
     config = tmp_path / "config.yaml"
     os.mkfifo(config)
     made = f"Job({str(config)!r}, (), Path({str(tmp_path / 'out')!r}))"
-    code = f"job = {made}; sys.exit(resumable(lambda: {runs}))"
+    bad = f"Job('absent.yaml', (), Path({str(tmp_path / 'bad')!r}))"
+    code = f"job = {made}; bad = {bad}; sys.exit(resumable(lambda: {runs}))"
     imports = "import sys; from pathlib import Path; from examples.demo.commands import Job, resumable, run_all; "
     command = [sys.executable, "-c", imports + code]
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(command, preexec_fn=heard, stderr=subprocess.PIPE, text=True, cwd=commands.ROOT) as running:
         with open(config, "w"):  # returns when a rank reads it
+            while "bad" in runs and len(psutil.Process(running.pid).children()) > 1:
+                time.sleep(0.05)
             started = psutil.Process(running.pid).children(recursive=True)
             assert len(started) == processes  # a launcher is two, and each of its ranks one
             running.send_signal(sign)

@@ -23,34 +23,34 @@ ACCURACY = "accuracy"
 
 def compare_groups(read: Runs, baseline: str, title: str) -> Comparison:
     """Compare runs on a described benchmark by its metrics over all items and the accuracy of each group."""
-    shares, systems = read.figures, {}
-    assert isinstance(shares, GroupMetrics)
+    kind, systems = read.figures, {}
+    assert isinstance(kind, GroupMetrics)
     with progress("comparing", sum(map(len, read.systems.values()))) as advance:
         for name, runs in read.systems.items():
-            systems[name] = score_groups(runs, metrics=shares.metrics)
+            systems[name] = score_groups(runs, metrics=kind.metrics)
             advance(len(runs))
     with progress(f"differences from {baseline}"):
-        found = differences(read.systems, baseline, metrics=shares.metrics)
-    figures = {name: _labelled(groups, shares) for name, groups in systems.items()}
-    tested = {name: _labelled(groups, shares) for name, groups in found.items()}
+        found = differences(read.systems, baseline, metrics=kind.metrics)
+    figures = {name: _labelled(groups, kind) for name, groups in systems.items()}
+    tested = {name: _labelled(groups, kind) for name, groups in found.items()}
     rows = [system_row(name, systems[name][POOLED]["runs"], figures[name], tested.get(name, {})) for name in systems]
     details = [NO_INTERVAL, markdown(*interval_rows(figures))]
     if found:
         details += [f"Differences from {baseline}, in points:", markdown(*difference_rows(tested))]
     named = [part for name, tables in read.confusions.items() for part in in_markdown(name, summed(tables))]
     details += [NAMED, *named] if named else []
-    legends = [*shares.legend, NOTE, *([significance_legend(baseline, tested)] if found else [])]
+    legends = [*kind.legend, NOTE, *([significance_legend(baseline, tested)] if found else [])]
     table = ["system", "runs", *figures[baseline]], rows
     pictures = {"table.png": lambda file: bars(figures, title, file)}
     return Comparison(title, baseline, systems, figures, found, table, legends, details, pictures, figures, tested)
 
 
-def _labelled(groups: dict[str, dict], shares: GroupMetrics) -> dict[str, dict]:
+def _labelled(groups: dict[str, dict], kind: GroupMetrics) -> dict[str, dict]:
     """Return the metrics of all items by label, then the accuracy of each group if there are several.
 
     A group with the name of a metric ("yes") gets the label "yes (group)".
     """
-    found = {label: groups[POOLED][key] for label, key in shares.shown.items()}
+    found = {label: groups[POOLED][key] for label, key in kind.shown.items()}
     names = [name for name in groups if name != POOLED]
     taken = {*found, *names}
     for name in names if len(names) > 1 else ():

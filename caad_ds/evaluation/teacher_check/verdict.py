@@ -70,10 +70,11 @@ class Attribute:
 
     @property
     def enough_rows(self) -> bool:
-        """Whether more rows would not help: these would show that the teacher hears the attribute, were every answer
-        right, or they have one label, which no number of rows shows."""
+        """Whether the rows tell if the teacher hears the attribute: they would show it were every answer right, or the
+        answers are below chance, or there is one label, of which no number of rows tells."""
         commonest = float(self.shares.max())
-        return commonest == 1 or NeutralAnswers(np.ones(len(self.gt), bool), commonest).above_chance
+        below = self.neutral.interval[1] <= commonest
+        return below or commonest == 1 or NeutralAnswers(np.ones(len(self.gt), bool), commonest).above_chance
 
 
 def figures(attributes: list[Attribute], signal: Signal) -> dict:

@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from threading import Lock
 from typing import Any, cast
+from unicodedata import normalize
 
 import torch
 
@@ -21,6 +23,7 @@ from caad_ds.models.prompts.control_tokens import SPAN, check_texts, control_tok
 from caad_ds.models.whisper_qformer.prompt_ids import PIECES, prompt_ids
 from caad_ds.utils.errors import UserError
 
+NAMED = 20  # unknown characters that are named
 ROLES = ("system", "developer", "user", "assistant", "model", "tool", "function", "ipython")
 
 
@@ -109,7 +112,7 @@ class PromptEncoder:
         """Return which characters of a record's messages and transcripts its tokens leave out, "" if none."""
         texts = [SPAN.sub("\n", content) for _, content in _messages(record)]
         texts += [audio.get("text") or "" for audio in record["audios"]] if self.transcripts else []
-        lost = "".join(dict.fromkeys(letter for text in texts for letter in self._lost(text)))
+        lost = "".join(islice(dict.fromkeys(letter for text in texts for letter in self._lost(text)), NAMED))
         return lost and f"this model's tokenizer does not know {lost!r} and leaves it out; write the text without it"
 
     def check(
@@ -291,8 +294,10 @@ class PromptEncoder:
             return self._text([number for number in self._tokens(text) if number != self.tokenizer.unk_token_id])
 
         whole = kept(text)
-        missing = [letter for letter in dict.fromkeys(text) if letter.isprintable() and letter not in whole]
-        return [letter for letter in missing if not (letter.isspace() or kept(letter).strip())]  # not only rewritten
+        known = {*whole, *normalize("NFD", whole)}  # a tokenizer may compose what the text has in parts
+        missing = [letter for letter in dict.fromkeys(text) if letter.isprintable() and letter not in known]
+        shown = [letter for letter in missing if not letter.isspace()][: 5 * NAMED]
+        return [letter for letter in shown if not kept(letter).strip()]  # not only written otherwise
 
     def _text(self, ids: list[int]) -> str:
         return self._reader.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

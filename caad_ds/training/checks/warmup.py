@@ -12,8 +12,8 @@ def warmup_notes(warmup: int, steps: int) -> list[str]:
         return []
     share = learning_rate(steps - 1, peak=1.0, warmup=warmup, total=steps)
     return [
-        f"optimizer.warmup_steps is {warmup} and the run has {counted(steps, 'step')}: it ends while the learning "
-        f"rate still rises, at {100 * share:.3g}% of optimizer.lr; set optimizer.warmup_steps below the number of steps"
+        f"optimizer.warmup_steps is {warmup} and the run has {counted(steps, 'step')}: the learning rate rises to the "
+        f"end, to {100 * share:.3g}% of optimizer.lr; set optimizer.warmup_steps below the number of steps"
     ]
 
 

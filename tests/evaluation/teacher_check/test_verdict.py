@@ -101,6 +101,8 @@ def test_too_few_rows_are_told_from_an_attribute_that_is_not_heard():
     line = verdict(attribute(FREED, 0.1, FREED), few, none)["lines"][0]
     assert line.startswith("The teacher does not hear accent (0.0")
     assert "Too few rows to tell if the teacher hears rate (100.0" in line
+    below = attribute([-1, 1, -1, -1], 0.1, FREED, rows=5, name="tone")  # 0 of 5, where chance is three of five
+    assert verdict(attribute(FREED, 0.1, FREED), below)["lines"][0].startswith("The teacher does not hear tone")
     one_label = replace(few, gt=np.zeros(2, int))
     assert verdict(attribute(FREED, 0.1, FREED), one_label)["lines"][0].startswith("The teacher does not hear rate")
 

@@ -6,6 +6,7 @@ import re
 from types import SimpleNamespace
 
 import pytest
+from tokenizers import normalizers
 from transformers import AutoTokenizer
 from transformers.utils import chat_template_utils
 
@@ -386,3 +387,9 @@ def test_characters_without_a_token_are_named(tmp_path):
     assert "does not know 'WJö'" in PromptEncoder(demo, 2).doubt(asked)
     assert PromptEncoder(demo, 2).doubt(record(text="", question="Is the speaker male or female?")) == ""
     assert PromptEncoder(byte_level(), 2).doubt(asked) == ""
+    composing = AutoTokenizer.from_pretrained(ROOT / "examples/demo/teacher_model")
+    composing.add_tokens(["\u00e9"])
+    composing.backend_tokenizer.normalizer = normalizers.NFKC()
+    assert PromptEncoder(composing, 2).doubt(record(text="", question="cafe\u0301")) == ""
+    many = record(text="", question="".join(map(chr, range(0x4E00, 0x4E00 + 4000))))
+    assert len(PromptEncoder(demo, 2).doubt(many)) < 150
