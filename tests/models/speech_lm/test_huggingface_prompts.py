@@ -7,9 +7,10 @@ import torch
 from caad_ds.data.audio_markers import AUDIO, END_AUDIO, START_AUDIO, user_content
 from caad_ds.models.prompts.answer_turn import FORM
 from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_template
-from caad_ds.models.prompts.prompt_encoder import PIECES, WHOLE, PromptEncoder
+from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.reader import AFTER_AUDIO, NO_TRANSCRIPT, TRANSCRIPT
 from caad_ds.models.speech_lm.huggingface import processor_of, reads_alike
+from caad_ds.models.whisper_qformer.prompt_ids import PIECES, WHOLE
 from caad_ds.serving.server.chat_request import Message
 from caad_ds.serving.server.model_input import _turn
 from tests.models.prompts.chat_tokenizers import (
