@@ -18,11 +18,11 @@ def test_a_run_that_ends_before_its_warm_up_says_so_once(world, tmp_path):
     assert run.wait() == [0, 0]
     [line] = [line for line in (run.output(0) + run.output(1)).splitlines() if "warmup_steps" in line]
     assert line.startswith("caad-ds: optimizer.warmup_steps is 2000 and the run has 1 step: ")
-    assert "at 0.05% of optimizer.lr; set optimizer.warmup_steps below" in line
+    assert "to 0.05% of optimizer.lr; set optimizer.warmup_steps below" in line
 
 
 @pytest.mark.parametrize(
-    ("warmup", "share"), [(11, None), (0, None), (12, "at 100% of optimizer.lr"), (24, "at 50% of optimizer.lr")]
+    ("warmup", "share"), [(11, None), (0, None), (12, "to 100% of optimizer.lr"), (24, "to 50% of optimizer.lr")]
 )
 def test_the_plan_notes_the_share_that_is_reached(world, tmp_path, warmup, share, capsys):
     """Also of a run in epochs: two of 24 samples in batches of 8, or 4."""
