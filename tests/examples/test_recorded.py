@@ -167,7 +167,7 @@ def test_the_share_of_a_name_never_changes():
     ("text", "complaint"),
     [
         ("- {name: a, hash_of: level, form: 0.1}", r"unknown key 0.form; did you mean 0.from\?"),
-        ("- {name: ../a, hash_of: level}", "0.name: string should match"),
+        ("- {name: ../a, hash_of: level}", "0.name: '../a' does not match"),
         ("- {name: a, hash_of: level, to: 2}", "0.to: expected less"),
         ("- {name: a", "it is not YAML"),
         ("name: a", "the file: expected a list, found a mapping"),
