@@ -1,4 +1,4 @@
-"""A warm-up that lasts as long as the run is told, once."""
+"""A warm-up that lasts as long as the run is reported once."""
 
 import json
 
