@@ -166,7 +166,7 @@ def _score(
     judge: Judge | None, speed: dict | None, sha256: Callable[[Clip], str],
 ) -> dict:  # fmt: skip
     """Write scores and disagreements of all predictions; return the scores."""
-    items, figures = benchmark.items, result_kind_of(setup)
+    items, kind = benchmark.items, result_kind_of(setup)
     folder.merge([(item.id, item.condition) for item in items])
     write_items(folder.path, items)
     names = dict.fromkeys(item.id for item in items)
@@ -197,14 +197,14 @@ def _score(
             **({} if benchmark.asked is None else {"prompt": benchmark.asked}),
             "rejected": rejected,
             "limited": benchmark.limited,
-            **figures.score([predictions], complete),
-            "confusions": confusions(benchmark, predictions) if figures.by_option else {},
+            **kind.score([predictions], complete),
+            "confusions": confusions(benchmark, predictions) if kind.by_option else {},
             "matching": VERSION,
-            "definitions": figures.definitions,
+            "definitions": kind.definitions,
             "inseparable": inseparable,
             "rules": {rule: sum(p[rule] for p in predictions) for rule in rules},
             "disagreements": disagreement_counts(predictions, rules),
-            **{rule: figures.score([predictions], complete, rule) for rule in rules if rule not in SCORED},
+            **{rule: kind.score([predictions], complete, rule) for rule in rules if rule not in SCORED},
         }
     if judge is not None:
         scores["judge"] |= {"model": judge.model, "unclear": verdicts.count(None)}

@@ -1,7 +1,7 @@
 """The interface of a benchmark.
 
-`kinds.py` detects the benchmark in a folder or a file. `figures` names the `ResultKind` (evaluation/result_kinds/) that
-scores its answers, from run folders alone.
+`kinds.py` detects the benchmark in a folder or a file. `result_kind` names the `ResultKind`
+(evaluation/result_kinds/) that scores its answers, from run folders alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class Benchmark(Protocol):
         """The name in run folders; only runs of the same kind and contents are compared."""
 
     @property
-    def figures(self) -> str:
+    def result_kind(self) -> str:
         """The name of the `ResultKind` that scores it."""
 
     @property

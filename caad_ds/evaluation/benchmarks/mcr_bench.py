@@ -81,7 +81,7 @@ class Benchmark:
     prompt: str = PLAIN
 
     kind: ClassVar[str] = "mcr-bench"
-    figures: ClassVar[str] = "conflicts"
+    result_kind: ClassVar[str] = "conflicts"
     prompts: ClassVar[tuple[str, ...]] = (PLAIN, WRAPPED)
     conditions: ClassVar[tuple[str, ...]] = CONDITIONS
 

@@ -47,7 +47,7 @@ def show_benchmarks() -> None:
     """Print the benchmarks and, for each, the sources of its format and where to get its files."""
     descriptions = [read_description(file) for file in shipped().values()]
     rows = [[description.name, description.score, description.matching] for description in descriptions]
-    rows += [[kind, benchmark.figures, "label"] for kind, benchmark in KINDS.items()]
+    rows += [[kind, benchmark.result_kind, "label"] for kind, benchmark in KINDS.items()]
     show(Table("Benchmarks", ["name", "score", "right by the rule"], rows))
     show(
         *(line for description in descriptions for line in _sources(description)),

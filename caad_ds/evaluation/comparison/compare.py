@@ -48,7 +48,7 @@ def compare(
         read = read_runs(folders)
         speeds = read_speeds(folders)
     first = _baseline(baseline, list(read.systems))
-    found = COMPARED_BY[type(read.figures)](read, first, title or read.figures.title(read.benchmark))
+    found = COMPARED_BY[type(read.result_kind)](read, first, title or read.result_kind.title(read.benchmark))
     runs_of = {name: len(predictions) for name, predictions in read.systems.items()}
     found = replace(found, runs=runs_of, speeds=speeds, notes=read.notes, rejected=read.rejected)
     if out is not None:

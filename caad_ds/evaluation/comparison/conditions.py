@@ -5,7 +5,7 @@ from math import inf
 from caad_ds.evaluation.comparison.neutral import by_attribute, commonest_labels, neutral_notes
 from caad_ds.evaluation.comparison.result import Comparison
 from caad_ds.evaluation.comparison.run_folders import Runs
-from caad_ds.evaluation.scoring.bootstrap_scores import POOLED, figures_of_each, score_groups
+from caad_ds.evaluation.scoring.bootstrap_scores import POOLED, metrics_of_each_run, score_groups
 from caad_ds.evaluation.scoring.significance import differences
 from caad_ds.evaluation.tables_and_plots.comparison_plots import bars, flip_matrices
 from caad_ds.evaluation.tables_and_plots.comparison_tables import (
@@ -38,7 +38,7 @@ def compare_conditions(read: Runs, baseline: str, title: str) -> Comparison:
             advance(len(predictions))
     with progress(f"differences from {baseline}"):
         found = differences(runs, baseline)
-    seeds = {name: figures_of_each(predictions) for name, predictions in runs.items()}
+    seeds = {name: metrics_of_each_run(predictions) for name, predictions in runs.items()}
     details = [INTERVALS, markdown(*interval_rows(_pooled(systems, FIGURES)))]
     commonest = commonest_labels(next(iter(runs.values()))[0])
     legends = [LEGEND, TOGETHER, *neutral_notes(systems, baseline, commonest[POOLED])]

@@ -23,7 +23,7 @@ ACCURACY = "accuracy"
 
 def compare_groups(read: Runs, baseline: str, title: str) -> Comparison:
     """Compare runs on a described benchmark by its metrics over all items and the accuracy of each group."""
-    kind, systems = read.figures, {}
+    kind, systems = read.result_kind, {}
     assert isinstance(kind, GroupMetrics)
     with progress("comparing", sum(map(len, read.systems.values()))) as advance:
         for name, runs in read.systems.items():

@@ -18,7 +18,7 @@ BY_ATTRIBUTE = "Neutral accuracy by attribute"
 class Comparison:
     """Scores by system, differences from the baseline, the displayed table, and the contents of the files.
 
-    `figures` holds each system's metrics for MLflow by name, `{value, low, high, ...}` each. `details` are further
+    `metrics` holds each system's metrics for MLflow by name, `{value, low, high, ...}` each. `details` are further
     parts of table.md; `pictures` holds drawing functions by file name. `columns` are the metrics of each system by
     column name, `tested` their differences from the baseline. `by_attribute` is a second table, of neutral accuracy.
     `runs` is the number of runs, `speeds` the measured speed by system; `notes` concern the runs; `rejected` counts the
@@ -28,7 +28,7 @@ class Comparison:
     title: str
     baseline: str
     systems: dict[str, dict]
-    figures: dict[str, dict[str, dict]]
+    metrics: dict[str, dict[str, dict]]
     differences: dict[str, dict]
     table: tuple[list[str], list[list[str]]]
     legends: list[str]
@@ -60,16 +60,16 @@ def show_comparison(found: Comparison) -> None:
 def log_comparison(store: Store | None, folder: Path, found: Comparison) -> None:
     """Log a comparison whose files are in `folder`, if there is a store."""
     params = {"title": found.title, "baseline": found.baseline, "systems": ", ".join(found.systems)}
-    metrics = {f"{system}/{name}": figure["value"] for system, name, figure in _figures(found)}
+    metrics = {f"{system}/{name}": figure["value"] for system, name, figure in _defined_metrics(found)}
     files = [folder / name for name in found.files]
     log_record(
         store, folder, Record(found.title, params, metrics, {"table_shown.json": found.table}, files, "comparison")
     )
 
 
-def _figures(found: Comparison) -> Iterator[tuple[str, str, dict]]:
+def _defined_metrics(found: Comparison) -> Iterator[tuple[str, str, dict]]:
     """Yield system, name and figure of all defined metrics."""
-    for system, figures in found.figures.items():
+    for system, figures in found.metrics.items():
         yield from ((system, name, figure) for name, figure in figures.items() if figure["value"] is not None)
 
 

@@ -26,11 +26,11 @@ NOTED = {"max_new_tokens": "--max-new-tokens", "dtype": "--dtype"}
 class Runs:
     """Predictions of each run by its system's name, in order of appearance, and notes on them.
 
-    `figures` is the kind of their results, `benchmark` the kind of benchmark in their setups. `confusions` are by
+    `result_kind` is the kind of their results, `benchmark` the kind of benchmark in their setups. `confusions` are by
     system and run; empty for scores of an earlier version.
     """
 
-    figures: ResultKind
+    result_kind: ResultKind
     benchmark: str
     systems: dict[str, list[list[dict]]] = field(default_factory=dict)
     rejected: dict[Path, int] = field(default_factory=dict)  # rows that a run could not use
@@ -129,9 +129,9 @@ def _without(setup: dict, keys: Iterable[str]) -> dict:
 
 def _scored_predictions(path: Path, scores: dict) -> list[dict]:
     """Return all predictions of a finished run; raises UserError if they are not those that were scored."""
-    figures = result_kind_of(scores["setup"])
+    kind = result_kind_of(scores["setup"])
     try:
-        scored = figures.items(scores)
+        scored = kind.items(scores)
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path / 'scores.json'}: not the scores of an evaluation; {REMEDY}") from error
     if scores.get("matching") != VERSION:
@@ -139,9 +139,9 @@ def _scored_predictions(path: Path, scores: dict) -> list[dict]:
             f"{path}: scored by another version's rules of matching; run its `caad-ds evaluate` again with the same "
             "options, which keeps its answers and scores them again"
         )
-    predictions = RunFolder(path).complete(figures.conditions)
+    predictions = RunFolder(path).complete(kind.conditions)
     judged = all(isinstance(p.get(rule), bool) for p in predictions for rule in RULES)
-    if not judged or not all(key in p for p in predictions for key in figures.reads):
+    if not judged or not all(key in p for p in predictions for key in kind.reads):
         raise UserError(f"{path}: predictions.jsonl has answers without a verdict; run its `caad-ds evaluate` again")
     present = len({p["id"] for p in predictions})
     if present != scored:

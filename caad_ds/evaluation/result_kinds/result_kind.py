@@ -69,7 +69,7 @@ OLDEST = "mcr-bench"  # the benchmark of setups that name none
 def result_kind_of(setup: Mapping[str, Any]) -> ResultKind:
     """Return the `ResultKind` of a run folder by its setup; raises UserError if a newer version wrote it."""
     kind = KINDS.get(setup.get("benchmark", OLDEST)) or KINDS[OLDEST]
-    name = setup.get("figures", kind.figures)
+    name = setup.get("figures", kind.result_kind)
     if name not in RESULT_KINDS:
         raise UserError(f"setup.json has figures {name!r}, which are none of {', '.join(RESULT_KINDS)}; update caad-ds")
     return RESULT_KINDS[name]

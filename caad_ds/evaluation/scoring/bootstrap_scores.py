@@ -75,7 +75,7 @@ def resample(
     return metrics.values(counts.sum(-1)), metrics.values(np.concatenate(parts))
 
 
-def figures_of_each(runs: list[list[dict]]) -> dict[str, list[float | None]]:
+def metrics_of_each_run(runs: list[list[dict]]) -> dict[str, list[float | None]]:
     """Compute every metric of the pooled items by the first rule: a value per run, None if undefined."""
     right = CONFLICTS.answers(runs, items_by_subset(runs[0])[POOLED], RULES[0])
     found = CONFLICTS.values(CONFLICTS.count(right).sum(-1))

@@ -49,5 +49,5 @@ def _by_rule(scores: dict, differing: int) -> str:
 
 def _answers(scores: dict) -> int:
     """Return the number of scored answers: one per item and condition."""
-    figures = result_kind_of(scores["setup"])
-    return figures.items(scores) * len(figures.conditions)
+    kind = result_kind_of(scores["setup"])
+    return kind.items(scores) * len(kind.conditions)

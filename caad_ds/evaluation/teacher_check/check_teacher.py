@@ -29,7 +29,7 @@ from caad_ds.evaluation.teacher_check.check_tables import IntermediateTable, lis
 from caad_ds.evaluation.teacher_check.contrast_signals import Signal
 from caad_ds.evaluation.teacher_check.generalisation import NeutralAnswers, validation_losses
 from caad_ds.evaluation.teacher_check.probe import Probe
-from caad_ds.evaluation.teacher_check.verdict import Attribute, figures, judge
+from caad_ds.evaluation.teacher_check.verdict import Attribute, judge, signal_metrics
 from caad_ds.generation.decoding_settings import DTYPES, check_choice, check_counts
 from caad_ds.generation.model import Model
 from caad_ds.models.model_hashes import model_hash
@@ -139,10 +139,10 @@ def check_teacher(
         rejected += left_out
         with progress("scoring"):
             attributes = _attributes(rows, found, options)
-            table = {signal: figures(attributes, signal) for signal in probe.signals}
+            table = {signal: signal_metrics(attributes, signal) for signal in probe.signals}
             verdict = judge(attributes, table, trained_answers, validation_losses(folder))
         alpha = verdict["alpha"] or max(alphas)
-        decoded = decoded_figures(probe, [row for row in rows if row.id in found], alpha)
+        decoded = decoded_metrics(probe, [row for row in rows if row.id in found], alpha)
         check = TeacherCheck(name, table, decoded, verdict, rejected, probe.doubtful(rows))
         if written:
             write_json(written, _listed(check, settings["model_sha256"]))
@@ -265,7 +265,7 @@ def _padded(likelihoods: np.ndarray, options: int) -> np.ndarray:
     return np.pad(likelihoods, ((0, 0), (0, missing)), constant_values=-np.inf) if missing else likelihoods
 
 
-def decoded_figures(probe: Probe, rows: Sequence[BenchmarkRow], alpha: float) -> dict[Signal, dict]:
+def decoded_metrics(probe: Probe, rows: Sequence[BenchmarkRow], alpha: float) -> dict[Signal, dict]:
     """Score the greedy answers under z_pos and z_c, per attribute and pooled, by the benchmark's rule."""
     wanted = [Signal(), *(signal for signal in probe.signals if signal.alpha == alpha)]
     found = probe.answers(rows, wanted, "decoding")

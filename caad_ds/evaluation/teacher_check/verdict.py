@@ -77,7 +77,7 @@ class Attribute:
         return below or commonest == 1 or NeutralAnswers(np.ones(len(self.gt), bool), commonest).above_chance
 
 
-def figures(attributes: list[Attribute], signal: Signal) -> dict:
+def signal_metrics(attributes: list[Attribute], signal: Signal) -> dict:
     """Return every metric of a signal per attribute and pooled, and its neutral entropy over that of the labels."""
     named = {attribute.name: [attribute] for attribute in attributes}
     groups = {POOLED: attributes, **named}

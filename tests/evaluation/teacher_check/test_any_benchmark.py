@@ -15,7 +15,7 @@ from caad_ds.evaluation.teacher_check.contrast_signals import Signal
 from caad_ds.evaluation.teacher_check.encoded_clips import EncodedClips
 from caad_ds.evaluation.teacher_check.option_likelihoods import entropy, log_likelihoods
 from caad_ds.evaluation.teacher_check.probe import Probe
-from caad_ds.evaluation.teacher_check.verdict import Attribute, figures, judge
+from caad_ds.evaluation.teacher_check.verdict import Attribute, judge, signal_metrics
 from caad_ds.generation.model import Model
 from tests.evaluation.benchmarks.described_files import mmau
 from tests.evaluation.benchmarks.superb_files import COUNTING, row, write_jsonl
@@ -78,7 +78,7 @@ def made_up(contrast):
 def test_without_hints_a_contrast_is_chosen_by_accuracy_and_a_bias_is_not_reported(contrast, alpha, said, monkeypatch):
     attribute = made_up(contrast)
     attribute.likelihoods[POS][24:30] *= -1  # 30 right: above chance
-    verdict = judge([attribute], {signal: figures([attribute], signal) for signal in (POS, NEG, CONTRAST)})
+    verdict = judge([attribute], {signal: signal_metrics([attribute], signal) for signal in (POS, NEG, CONTRAST)})
     assert verdict["alpha"] == alpha and said in verdict["lines"][-1]
     assert "no conflicting texts" in verdict["lines"][-1] and "bias to remove" not in " ".join(verdict["lines"])
 

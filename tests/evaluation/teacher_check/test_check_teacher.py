@@ -144,7 +144,7 @@ def test_figures_count_the_answers_that_match(loaded, conflicts, instructions, m
 
     monkeypatch.setattr("caad_ds.evaluation.teacher_check.probe.answers", answers)
     rows = Benchmark.load(conflicts).rows
-    table = check_teacher.decoded_figures(probe(loaded, conflicts, instructions), rows, 1.0)
+    table = check_teacher.decoded_metrics(probe(loaded, conflicts, instructions), rows, 1.0)
     for group, items in (("all", 7), ("gender", 4), ("noise", 3)):
         assert {table[s][group]["items"] for s in (POS, CONTRAST)} == {items}
         found = [table[s][group]["accuracy_adversarial"]["value"] for s in (POS, CONTRAST)]

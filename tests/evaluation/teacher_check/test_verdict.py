@@ -15,7 +15,7 @@ from caad_ds.evaluation.teacher_check.generalisation import (
     NeutralAnswers,
     validation_losses,
 )
-from caad_ds.evaluation.teacher_check.verdict import Attribute, figures, judge
+from caad_ds.evaluation.teacher_check.verdict import Attribute, judge, signal_metrics
 
 POS, NEG, CONTRAST = Signal(), Signal("silence"), Signal("silence", 1.0)
 
@@ -37,7 +37,7 @@ def attribute(pos, neg, contrast, rows=200, name="gender"):
 
 
 def verdict(*attributes):
-    table = {signal: figures(list(attributes), signal) for signal in (POS, NEG, CONTRAST)}
+    table = {signal: signal_metrics(list(attributes), signal) for signal in (POS, NEG, CONTRAST)}
     return judge(list(attributes), table)
 
 
@@ -147,7 +147,7 @@ def deaf(rows=120, name="accent"):
 
 
 def judged(attribute, training=None, losses=None):
-    table = {signal: figures([attribute], signal) for signal in (POS, NEG, CONTRAST)}
+    table = {signal: signal_metrics([attribute], signal) for signal in (POS, NEG, CONTRAST)}
     return judge([attribute], table, training, losses)
 
 

@@ -34,7 +34,7 @@ class DynamicSuperb:
     limited: bool = False  # rows were left out by a limit
 
     kind: ClassVar[str] = "dynamic-superb"
-    figures: ClassVar[str] = "instances"
+    result_kind: ClassVar[str] = "instances"
     setup: ClassVar[Mapping[str, str]] = {}
     prompts: ClassVar[tuple[str, ...]] = (PLAIN,)
     conditions: ClassVar[tuple[None]] = (None,)

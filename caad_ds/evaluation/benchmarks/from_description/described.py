@@ -40,7 +40,7 @@ class Described:
         return self.description.name
 
     @property
-    def figures(self) -> str:
+    def result_kind(self) -> str:
         """The description's `score`."""
         return self.description.score
 
