@@ -5,7 +5,7 @@ import torch
 
 from caad_ds.loss.divergence import DIVERGENCES
 from tests.loss.conftest import CAAD, close
-from tests.loss.test_loss_gate import CASES, DIVERGED, made, run
+from tests.loss.test_alpha_gate import CASES, DIVERGED, made, run
 
 pytestmark = [pytest.mark.numeric, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
 
