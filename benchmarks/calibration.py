@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import cpu_name
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
-from caad_ds.evaluation.comparison import dynamic_superb_dimensions
+from caad_ds.evaluation.comparison import dynamic_superb
 from caad_ds.evaluation.scoring.bootstrap_scores import POOLED, RATIOS, RULES
 from caad_ds.evaluation.scoring.significance import differences
 from caad_ds.utils.progress import progress
@@ -184,7 +184,7 @@ def _marked(design: Design, right: dict[str, list[np.ndarray]]) -> list[set[str]
         for k, runs in enumerate(design.runs)
     }
     if design.shown == MEANS:
-        found = dynamic_superb_dimensions.differences(systems, "0", draws=2).values()
+        found = dynamic_superb.differences(systems, "0", draws=2).values()
         by_rule = [[{name.split()[0]: each for name, each in system.items()} for system in found]]
     else:
         pooled = [groups[POOLED] for groups in differences(systems, "0", draws=2).values()]

@@ -17,7 +17,7 @@ from tests.root import ROOT
 
 OWN = {"caad_ds", "data_prep", "ds_configs"}
 OF_EXTRA = ("caad_ds/serving/server/",)
-OPTIONAL = {"triton"}  # a CUDA build of PyTorch brings it; loss/triton_kernels.py is imported where it is there
+OPTIONAL = {"triton"}  # a CUDA build of PyTorch brings it; loss/triton_kernel.py is imported where it is there
 MODULES = packages_distributions()
 # Of extras that are too large to be installed with the tests.
 MODULES |= {"vllm": ["vllm"], "funasr": ["funasr"], "pyannote": ["pyannote.audio"]}

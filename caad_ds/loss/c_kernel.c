@@ -1,7 +1,7 @@
 /* The objective's arithmetic over rows of logits on a CPU: softmaxes, terms, diagnostics, gradient.
 
    Compiled by c_kernel.py for the machine it runs on. Plain loops, written so that a C compiler vectorises them without
-   being allowed to assume that there are no NaNs. Names are those of triton_kernels.py; logarithms are to base 2. */
+   being allowed to assume that there are no NaNs. Names are those of triton_kernel.py; logarithms are to base 2. */
 
 #include <float.h>
 #include <math.h>

@@ -170,7 +170,7 @@ def _triton_loss(
     argument_checks.require(reason is None, "implementation", "triton", f"another: {reason}")
     try:
         # Not installed everywhere, and slow to import.
-        from caad_ds.loss.triton_kernels import chunk_terms
+        from caad_ds.loss.triton_kernel import chunk_terms
     except ImportError as error:
         raise ValueError(f"implementation is 'triton', expected another: Triton is not installed ({error})") from None
     device, wide = rows.student.device.type, wide_dtype(rows.student, student_head.weight)

@@ -32,7 +32,7 @@ class Divergence:
             operations; the definition that every implementation is tested against.
         step: `step(log_q, q, log_p, p, mix)`: D of each row, [m], and dD/du [m, V], u being the student's logits over
             tau; it may overwrite its arguments. Without it autograd differentiates `value`, in more time and memory.
-        kernels: implementations besides reference and chunked: "triton" (triton_kernels.py), "native" (c_kernel.c).
+        kernels: implementations besides reference and chunked: "triton" (triton_kernel.py), "native" (c_kernel.c).
         infinite_at_zero: whether D is infinite if q is 0, as outside a plausibility mask.
     """
 

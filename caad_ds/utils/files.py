@@ -20,8 +20,8 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.mistakes import mistakes
 from caad_ds.utils.text import TextError, as_text, read_text
+from caad_ds.utils.validation_errors import mistakes
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from caad_ds.loss import triton_kernels
+from caad_ds.loss import triton_kernel
 from caad_ds.loss.divergence import DIVERGENCES
 from tests.loss.conftest import agreeing, close
 from tests.loss.test_loss_accuracy import (
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 )
 def test_matches_the_reference_in_float64(problem, shape, options, sharpen, block):
     p, exact = drawn(problem, shape, options, sharpen)
-    with small_chunks(p, 3), patch.object(triton_kernels, "BLOCK", block):
+    with small_chunks(p, 3), patch.object(triton_kernel, "BLOCK", block):
         placed = {name: x.to(DEVICE) if torch.is_tensor(x) else x for name, x in options.items()}
         found = p.to(DEVICE).with_gradients(implementation="triton", **placed)
     assert_close(p, options, (found[0], [gradient.cpu() for gradient in found[1]]), exact)
@@ -51,7 +51,7 @@ def test_gradients_of_every_divergence(problem, divergence, softcap):
     options = {"alpha": 1.0, "temperature": 2.0, "kd_weight": 0.7, "divergence": divergence, "mix": 0.2}
     p = problem(rows=5, vocab=37, scale=3.0, bias=True, softcap=softcap)
     exact = p.to(torch.float64).with_gradients(implementation="reference", **options)
-    with patch.object(triton_kernels, "BLOCK", 16):
+    with patch.object(triton_kernel, "BLOCK", 16):
         out, gradients = p.to(DEVICE).with_gradients(implementation="triton", **options)
     assert_close(p, options, (out, [gradient.cpu() for gradient in gradients]), exact)
 
@@ -59,7 +59,7 @@ def test_gradients_of_every_divergence(problem, divergence, softcap):
 @pytest.mark.parametrize("options", [{}, {"plausibility": 0.1}, {"divergence": "jsd"}, {"kd_weight": 0.0}])
 def test_diagnostics_are_those_of_the_chunked_version(problem, options):
     p = agreeing(problem(rows=12, vocab=101, widths=(7, 7), masked=0.3, softcap=5.0, scale=3.0))
-    with patch.object(triton_kernels, "BLOCK", 32):
+    with patch.object(triton_kernel, "BLOCK", 32):
         found = p.to(DEVICE).loss(implementation="triton", **options).diagnostics
     expected = p.loss(implementation="chunked", **options).diagnostics
     assert set(found) == set(expected)
@@ -73,7 +73,7 @@ def test_diagnostics_are_those_of_the_chunked_version(problem, options):
 def test_what_is_no_number_stays_none(problem, name, divergence, value):
     p = problem(vocab=37)
     getattr(p, name)[2, 0] = value
-    with patch.object(triton_kernels, "BLOCK", 16):
+    with patch.object(triton_kernel, "BLOCK", 16):
         out = p.to(DEVICE).loss(implementation="triton", divergence=divergence)
     assert out.loss.isnan() and out.kd.isnan()
 
@@ -105,9 +105,9 @@ warnings.simplefilter("ignore")
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from caad_ds.loss import triton_kernels
+from caad_ds.loss import triton_kernel
 from caad_ds.loss.divergence import DIVERGENCES
-from caad_ds.loss.triton_kernels import BLOCK, STAGES, _entropies, _rows
+from caad_ds.loss.triton_kernel import BLOCK, STAGES, _entropies, _rows
 
 POINTERS = {name: "*fp32" for name in ("bias_s", "bias_t", "weights", "kd_shares", "alphas", "out")}
 POINTERS |= {"labels": "*i64", "valid": "*i1", "rows": "i32", "vocab": "i32"}

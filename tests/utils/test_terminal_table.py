@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
-from caad_ds.evaluation.result_kinds.instances import Instances, score_instances
+from caad_ds.evaluation.result_kinds.dynamic_superb import Instances, score_instances
 from caad_ds.evaluation.scoring.bootstrap_scores import score_groups
 from caad_ds.evaluation.scoring.significance import differences
 from caad_ds.evaluation.speed.speed_tables import size_rows, speed_rows

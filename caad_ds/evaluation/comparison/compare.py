@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from caad_ds.evaluation.comparison.conditions import compare_conditions
-from caad_ds.evaluation.comparison.dynamic_superb_dimensions import compare_dimensions
+from caad_ds.evaluation.comparison.dynamic_superb import compare_dimensions
 from caad_ds.evaluation.comparison.group_metrics import compare_groups
 from caad_ds.evaluation.comparison.result import Comparison, save
 from caad_ds.evaluation.comparison.run_folders import Runs, read_runs, read_speeds
 from caad_ds.evaluation.result_kinds.conflicts import Conflicts
+from caad_ds.evaluation.result_kinds.dynamic_superb import Instances
 from caad_ds.evaluation.result_kinds.group_metrics import GroupMetrics
-from caad_ds.evaluation.result_kinds.instances import Instances
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.formatting import counted
 from caad_ds.utils.paths import existing

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from caad_ds.evaluation.benchmarks.kinds import KINDS
 from caad_ds.evaluation.result_kinds.conflicts import Conflicts
+from caad_ds.evaluation.result_kinds.dynamic_superb import Instances
 from caad_ds.evaluation.result_kinds.group_metrics import OF_ANSWERS, OF_YES_NO
-from caad_ds.evaluation.result_kinds.instances import Instances
 from caad_ds.utils.errors import UserError
 
 Table = tuple[list[str], list[list[str]]]

@@ -11,9 +11,9 @@ from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicS
 from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import dimensions
 from caad_ds.evaluation.benchmarks.kinds import load
 from caad_ds.evaluation.commands import evaluate
-from caad_ds.evaluation.comparison.dynamic_superb_dimensions import differences
+from caad_ds.evaluation.comparison.dynamic_superb import differences
 from caad_ds.evaluation.evaluation_identity import fingerprint
-from caad_ds.evaluation.result_kinds.instances import score_instances
+from caad_ds.evaluation.result_kinds.dynamic_superb import score_instances
 from caad_ds.evaluation.scoring.matching import VERSION
 from caad_ds.utils.errors import UserError
 from tests.command import run_command

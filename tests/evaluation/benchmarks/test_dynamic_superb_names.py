@@ -4,7 +4,7 @@ import pytest
 
 from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import closest, current_name, dimensions
 from caad_ds.evaluation.benchmarks.kinds import load
-from caad_ds.evaluation.result_kinds.instances import Instances, score_instances
+from caad_ds.evaluation.result_kinds.dynamic_superb import Instances, score_instances
 from caad_ds.evaluation.scoring.bootstrap_scores import RULES
 from tests.evaluation.benchmarks.superb_files import (
     COUNTING,

@@ -18,7 +18,7 @@ from caad_ds.loss.alpha_gate import gated_alpha
 from caad_ds.loss.contrastive_target import hidden_contrast
 from caad_ds.loss.head import LMHead, LogitsMemory
 from caad_ds.loss.objective import Objective, Rows, alpha_terms, computed
-from caad_ds.loss.triton_parts import LN_2, LOG2_E, NEVER, _capped, _grow, _join, _logits
+from caad_ds.loss.triton_device_functions import LN_2, LOG2_E, NEVER, _capped, _grow, _join, _logits
 
 BLOCK = 2048
 WARPS = 8

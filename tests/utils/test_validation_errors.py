@@ -5,7 +5,7 @@ from typing import Annotated
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from caad_ds.utils.mistakes import mistakes
+from caad_ds.utils.validation_errors import mistakes
 
 
 class Part(BaseModel):
