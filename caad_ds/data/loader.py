@@ -1,4 +1,4 @@
-"""Load the micro-batches of steps ahead of time."""
+"""Open the training data, and load the micro-batches of steps ahead of time."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -8,6 +8,7 @@ from itertools import islice
 import numpy as np
 import torch
 
+from caad_ds.config.schema import Config
 from caad_ds.data.batch import PairedBatch
 from caad_ds.data.decoded_sample import Sample
 from caad_ds.data.sampler import Order
@@ -109,3 +110,12 @@ def once(reader: IndexedReader, collate: Collate, rank: int, world_size: int, ba
         wanted = (number * world_size + rank) * batch_size + np.arange(batch_size)
         batch = collate([reader[int(i) % len(reader)] for i in wanted])
         yield batch.ignoring(torch.from_numpy(wanted >= len(reader)))
+
+
+def open_data(cfg: Config, rank: int, world_size: int) -> IndexedReader | StreamReader:
+    """Open the training data with `data.reader`; UserError if it is missing (for a stream, only when it is read)."""
+    data = cfg.data
+    if data.reader == "indexed":
+        return IndexedReader(str(data.train))
+    common = {"seed": cfg.run.seed, "rank": rank, "world_size": world_size}
+    return StreamReader(data.train, buffer=data.shuffle_buffer, skip=data.skip_broken, **common)

@@ -6,8 +6,6 @@ from torch import Tensor
 
 from caad_ds.loss.head import LMHead
 
-OF_ANSWERS = ("rows", "token_accuracy", "student_entropy")  # diagnostics of the student on an answer, without a teacher
-
 
 @dataclass(frozen=True)
 class TeacherRows:
@@ -57,17 +55,3 @@ class LossRows:
             sample=None if self.sample is None else self.sample[index],
             teacher=self.teacher.take(index) if with_teacher else TeacherRows(),
         )
-
-
-def drawn_diagnostics(
-    given: dict[str, Tensor], drawn: dict[str, Tensor], replaced: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Join the diagnostic sums of a micro-batch with drawn answers.
-
-    The student's are over the pseudo ground truth that was read: without a cross-entropy, that of samples with a drawn
-    answer is not. The teacher's are over the distilled rows, `kd_rows`. The student's entropy on drawn answers is
-    separate.
-    """
-    sums = {name: given[name] + (replaced if name in OF_ANSWERS else drawn)[name] for name in given}
-    entropy = {"drawn_rows": drawn["rows"], "drawn_entropy": drawn["student_entropy"]}
-    return sums | {"kd_rows": given["rows"] + drawn["rows"]} | entropy

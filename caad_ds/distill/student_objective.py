@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.data.batch import Batch
-from caad_ds.distill.answer_rows import DrawnRows, LossRows, TeacherRows, drawn_diagnostics
+from caad_ds.distill.answer_rows import DrawnRows, LossRows, TeacherRows
 from caad_ds.loss import LMHead, LossOutput, contrastive_distillation_loss
 from caad_ds.loss.hidden_states import hidden_state_loss, width_map
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 
 Timed = Callable[[str], AbstractContextManager]  # times a named part of the step
+OF_ANSWERS = ("rows", "token_accuracy", "student_entropy")  # diagnostics of the student on an answer, without a teacher
 
 
 class StudentObjective(nn.Module):
@@ -163,7 +164,7 @@ class StudentObjective(nn.Module):
             both.loss + lam * distilled.loss + (1 - lam) * crossed.loss,
             both.kd + distilled.kd,
             both.ce + crossed.ce,
-            drawn_diagnostics(both.diagnostics, distilled.diagnostics, crossed.diagnostics),
+            _with_drawn(both.diagnostics, distilled.diagnostics, crossed.diagnostics),
         )
 
     def _hidden_states(
@@ -185,3 +186,15 @@ class StudentObjective(nn.Module):
                 sample_of_row=sample,
                 token_weights=teacher.kd_weights,
             )
+
+
+def _with_drawn(given: dict[str, Tensor], drawn: dict[str, Tensor], replaced: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Join the diagnostic sums of a micro-batch with drawn answers.
+
+    The student's are over the pseudo ground truth that was read: without a cross-entropy, that of samples with a drawn
+    answer is not. The teacher's are over the distilled rows, `kd_rows`. The student's entropy on drawn answers is
+    separate.
+    """
+    sums = {name: given[name] + (replaced if name in OF_ANSWERS else drawn)[name] for name in given}
+    entropy = {"drawn_rows": drawn["rows"], "drawn_entropy": drawn["student_entropy"]}
+    return sums | {"kd_rows": given["rows"] + drawn["rows"]} | entropy

@@ -16,7 +16,8 @@ from caad_ds.evaluation.evaluation_identity import identity
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.result_kinds.result_kind import result_kind_of
 from caad_ds.evaluation.scoring.bootstrap_scores import RULES as SCORED
-from caad_ds.evaluation.scoring.judged_answers import judged, unseparated
+from caad_ds.evaluation.scoring.confused_options import unseparated
+from caad_ds.evaluation.scoring.judged_answers import judged
 from caad_ds.evaluation.scoring.llm_judge import Judge
 from caad_ds.evaluation.scoring.matching import RULES, VERSION, disagreement_counts, disagreements
 from caad_ds.evaluation.speed.measure import Meter

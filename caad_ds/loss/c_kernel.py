@@ -32,15 +32,6 @@ COMPILE_SECONDS = 60
 SMALL = 2**16  # logits that take less time than waking another thread
 
 
-def missing(objective: Objective, *heads: LMHead | None) -> str | None:
-    """Return what this implementation lacks for an objective and its heads, or None."""
-    if "native" not in objective.divergence.kernels:
-        return f"divergence {objective.divergence.name}"
-    if objective.plausibility is not None:
-        return "plausibility"
-    return "softcap" if any(head is not None and head.softcap is not None for head in heads) else None
-
-
 def chunk_terms(
     chunk: Rows,
     student: LMHead,

@@ -10,7 +10,7 @@ from caad_ds.loss import argument_checks, c_kernel
 from caad_ds.loss.chunked import chunked_loss
 from caad_ds.loss.divergence import Divergence, find_divergence
 from caad_ds.loss.head import LMHead, wide_dtype
-from caad_ds.loss.implementations import IMPLEMENTATIONS, fastest, native_lacks, triton_lacks
+from caad_ds.loss.implementations import IMPLEMENTATIONS, fastest, kernel_lacks
 from caad_ds.loss.objective import LARGEST, LossOutput, Objective, Rows
 from caad_ds.loss.reference import reference_loss
 from caad_ds.loss.row_shares import factor, row_shares
@@ -158,7 +158,7 @@ def _native_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None, 
     device, wide = rows.student.device.type, wide_dtype(rows.student, student_head.weight)
     argument_checks.require(device == "cpu", "student_hidden.device", device, "cpu for native")
     argument_checks.require(wide == torch.float32, "student_hidden.dtype", wide, "float32 or bfloat16 for native")
-    reason = native_lacks(objective, student_head, teacher_head) or c_kernel.unavailable()
+    reason = kernel_lacks("native", objective, student_head, teacher_head) or c_kernel.unavailable()
     argument_checks.require(reason is None, "implementation", "native", f"another: {reason}")
     return chunked_loss(rows, student_head, teacher_head, objective, c_kernel.chunk_terms)
 
@@ -166,7 +166,7 @@ def _native_loss(rows: Rows, student_head: LMHead, teacher_head: LMHead | None, 
 def _triton_loss(
     rows: Rows, student_head: LMHead, teacher_head: LMHead | None, objective: Objective, logits: torch.dtype
 ) -> LossOutput:
-    reason = triton_lacks(objective)
+    reason = kernel_lacks("triton", objective)
     argument_checks.require(reason is None, "implementation", "triton", f"another: {reason}")
     try:
         # Not installed everywhere, and slow to import.

@@ -20,24 +20,22 @@ def fastest(objective: Objective, device: str, dtype: torch.dtype, *heads: LMHea
     if dtype == torch.float64:
         return "chunked", "kernels compute no float64"
     if device == "cuda":
-        reason = triton_lacks(objective) or (None if _has_triton() else "Triton is not installed")
+        reason = kernel_lacks("triton", objective) or (None if _has_triton() else "Triton is not installed")
         return ("chunked", reason) if reason else ("triton", "")
     if device != "cpu":
         return "chunked", f"there is no kernel for {device}"
-    reason = native_lacks(objective, *heads) or c_kernel.unavailable()
+    reason = kernel_lacks("native", objective, *heads) or c_kernel.unavailable()
     return ("chunked", reason) if reason else ("native", "")
 
 
-def triton_lacks(objective: Objective) -> str | None:
-    """Describe what the Triton kernel lacks for an objective; None if nothing."""
-    divergence = objective.divergence
-    return None if "triton" in divergence.kernels else f"triton has no divergence {divergence.name}"
-
-
-def native_lacks(objective: Objective, *heads: LMHead | None) -> str | None:
-    """Describe what the C loop lacks for an objective and its heads; None if nothing."""
-    lacking = c_kernel.missing(objective, *heads)
-    return lacking and f"native has no {lacking}"
+def kernel_lacks(kernel: str, objective: Objective, *heads: LMHead | None) -> str | None:
+    """Describe what a kernel, "triton" or "native", lacks for an objective and its heads; None if nothing."""
+    if kernel not in objective.divergence.kernels:
+        return f"{kernel} has no divergence {objective.divergence.name}"
+    if kernel == "native" and objective.plausibility is not None:
+        return "native has no plausibility"
+    softcap = any(head is not None and head.softcap is not None for head in heads)
+    return "native has no softcap" if kernel == "native" and softcap else None
 
 
 @cache

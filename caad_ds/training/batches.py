@@ -48,15 +48,6 @@ def teacher_batch(cfg: Config, placed: str, accumulation: int) -> int:
     return min(given or (accumulation if placed in ("cpu", "nvme") else 1), accumulation)
 
 
-def open_data(cfg: Config, rank: int, world_size: int) -> IndexedReader | StreamReader:
-    """Open the training data with `data.reader`; UserError if it is missing (for a stream, only when it is read)."""
-    data = cfg.data
-    if data.reader == "indexed":
-        return IndexedReader(str(data.train))
-    common = {"seed": cfg.run.seed, "rank": rank, "world_size": world_size}
-    return StreamReader(data.train, buffer=data.shuffle_buffer, skip=data.skip_broken, **common)
-
-
 def first_shard(shards: Sequence[int], rank: int, world_size: int) -> int:
     """Return the shard of the stream that a rank starts with, from each rank's position at the checkpoint.
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import dimensions
+from caad_ds.evaluation.benchmarks.dynamic_superb.dimensions import dimensions
 from caad_ds.evaluation.result_kinds.dynamic_superb import score_instances
 from caad_ds.publishing import scores as module
 from caad_ds.publishing.scores import scores_of

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from caad_ds.evaluation.benchmarks.dynamic_superb.dimensions import instance_groups
 from caad_ds.evaluation.comparison.result import Comparison
 from caad_ds.evaluation.comparison.run_folders import Runs
-from caad_ds.evaluation.result_kinds.dynamic_superb import DrawnInstances, instance_groups, score_instances
+from caad_ds.evaluation.result_kinds.dynamic_superb import DrawnInstances, score_instances
 from caad_ds.evaluation.scoring.resampling_units import numbered, per_unit
 from caad_ds.evaluation.scoring.significance import DRAWS as PAIRED_DRAWS
 from caad_ds.evaluation.scoring.significance import adjust, difference_of, exchange_p

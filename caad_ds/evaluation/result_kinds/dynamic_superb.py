@@ -7,19 +7,16 @@ ALL          unweighted mean of the 51 instances outside AUDIO; called `mean of 
 """
 
 from collections import Counter
-from collections.abc import Iterable
 from typing import ClassVar
 from zlib import crc32
 
 import numpy as np
 
-from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import closest, dimensions
+from caad_ds.evaluation.benchmarks.dynamic_superb.dimensions import ALL, OUTSIDE, dimensions, instance_groups
+from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import closest
 from caad_ds.evaluation.scoring.bootstrap_scores import DRAWS, RULES, interval, judged_by
 from caad_ds.evaluation.scoring.resampling_units import numbered, per_unit, units_of
 from caad_ds.evaluation.tables_and_plots.tables import percent, with_interval
-
-ALL, OUTSIDE = "ALL", "AUDIO"
-PARTIAL = f"{ALL} (not all rows)"
 
 
 class Instances:
@@ -148,23 +145,6 @@ class DrawnInstances:
         rng = np.random.default_rng([seed, crc32(name.encode())])
         drawn = rng.multinomial(sums.shape[1], counts / sums.shape[1], size=draws) @ outcomes.T
         return right.mean(-1), (drawn[:, :-1] / drawn[:, -1:]).reshape(draws, *right.shape[:2])
-
-
-def instance_groups(have: Iterable[str], complete: bool) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Return the available instances by dimension, and those that count overall, under the names of their means."""
-    known = dimensions()
-    available = {name: [i for i, own in known.items() if own == name and i in have] for name in known.values()}
-    size = Counter(known.values())
-    by_dimension = {
-        name if len(members) == size[name] else f"{name} ({len(members)} of {size[name]})": members
-        for name, members in available.items()
-        if members
-    }
-    counted = [instance for name, members in available.items() if name != OUTSIDE for instance in members]
-    total = len(known) - size[OUTSIDE]
-    if len(counted) < total:
-        return by_dimension, {f"mean of {len(counted)} of {total}": counted}
-    return by_dimension, {ALL if complete else PARTIAL: counted}
 
 
 def _summary(point: np.ndarray, drawn: np.ndarray, units: int, is_share: bool) -> dict[str, float | None]:

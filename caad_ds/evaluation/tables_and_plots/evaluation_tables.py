@@ -2,7 +2,7 @@
 
 from caad_ds.evaluation.predictions import RunFolder, prompt_of
 from caad_ds.evaluation.result_kinds.result_kind import result_kind_of
-from caad_ds.evaluation.scoring.judged_answers import unseparated_notes
+from caad_ds.evaluation.scoring.confused_options import unseparated_notes
 from caad_ds.evaluation.speed.speed_tables import speed_legend, speed_rows
 from caad_ds.evaluation.tables_and_plots.confusions import LEGEND as NAMED
 from caad_ds.evaluation.tables_and_plots.confusions import on_terminal

@@ -7,8 +7,8 @@ import pytest
 import soundfile
 
 from caad_ds.cli import main
+from caad_ds.evaluation.benchmarks.dynamic_superb.dimensions import dimensions
 from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicSuperb
-from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import dimensions
 from caad_ds.evaluation.benchmarks.kinds import load
 from caad_ds.evaluation.commands import evaluate
 from caad_ds.evaluation.comparison.dynamic_superb import differences

@@ -13,8 +13,9 @@ from typing import ClassVar
 
 from caad_ds.evaluation.benchmarks import mcr_bench, prompt_manifest
 from caad_ds.evaluation.benchmarks.benchmark import PLAIN
+from caad_ds.evaluation.benchmarks.dynamic_superb.dimensions import dimensions
 from caad_ds.evaluation.benchmarks.dynamic_superb.hf_tables import from_tables, has_tables
-from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import current_name, dimensions, presentation_name
+from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import current_name, presentation_name
 from caad_ds.evaluation.benchmarks.dynamic_superb.metadata_json import NAME, from_metadata, metadata_files
 from caad_ds.evaluation.benchmarks.dynamic_superb.terms import needs_term, turn_with_term
 from caad_ds.evaluation.benchmarks.items import Fault, Item, by_subset, first_reason, parted

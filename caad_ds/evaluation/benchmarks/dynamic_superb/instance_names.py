@@ -8,20 +8,13 @@ is determined by its number of audios, not by the name of its file.
 import re
 from difflib import get_close_matches
 from functools import cache
-from pathlib import Path
 
+from caad_ds.evaluation.benchmarks.dynamic_superb.dimensions import dimensions, instance_table
 from caad_ds.evaluation.benchmarks.items import Fault
-from caad_ds.utils.text import read_lines
 
 MULTIAUDIO = "-multiaudio"
 PREFIX = re.compile(r"(?:datasets--)?Dynamic-?Superb(?:/|--|___)", re.IGNORECASE)  # the organisation on the hub
 CLOSE = 0.7  # of difflib's ratio
-
-
-@cache
-def dimensions() -> dict[str, str]:
-    """Return the dimension of each of the 58 instances."""
-    return {instance: dimension for dimension, instance, *_ in _table()}
 
 
 def current_name(name: str) -> str:
@@ -62,15 +55,9 @@ def presentation_name(name: str, audios: int, usual: int) -> str:
 
 
 @cache
-def _table() -> list[list[str]]:
-    lines = read_lines(Path(__file__).with_name("dynamic_superb.tsv"))
-    return [line.split("\t") for _, line in lines if not line.startswith("#")][1:]
-
-
-@cache
 def _names() -> dict[str, str]:
     """Return the instances by the spelling of each of their names."""
-    return {_spelling(name): instance for _, instance, *older in _table() for name in (instance, *older)}
+    return {_spelling(name): instance for _, instance, *older in instance_table() for name in (instance, *older)}
 
 
 def _spelling(name: str) -> str:
