@@ -10,7 +10,7 @@ from types import ModuleType
 from caad_ds import __version__
 from caad_ds.utils.command import Parser, guarded
 from caad_ds.utils.errors import UserError
-from caad_ds.utils.quiet import quiet
+from caad_ds.utils.quiet_libraries import quiet
 
 EVALUATION = "caad_ds.evaluation.commands"
 COMMANDS = {

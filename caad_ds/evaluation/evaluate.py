@@ -10,8 +10,8 @@ import torch
 
 from caad_ds.evaluation.asked_items import write_items
 from caad_ds.evaluation.benchmarks.benchmark import PLAIN, Benchmark
+from caad_ds.evaluation.benchmarks.benchmark_kinds import KINDS, PROMPTS, load, named
 from caad_ds.evaluation.benchmarks.items import Clip, Item
-from caad_ds.evaluation.benchmarks.kinds import KINDS, PROMPTS, load, named
 from caad_ds.evaluation.evaluation_identity import identity
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.result_kinds.result_kind import result_kind_of

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from caad_ds.loss import argument_checks, c_kernel
+from caad_ds.loss.choose_implementation import IMPLEMENTATIONS, fastest, kernel_lacks
 from caad_ds.loss.chunked import chunked_loss
 from caad_ds.loss.divergence import Divergence, find_divergence
 from caad_ds.loss.head import LMHead, wide_dtype
-from caad_ds.loss.implementations import IMPLEMENTATIONS, fastest, kernel_lacks
 from caad_ds.loss.objective import LARGEST, LossOutput, Objective, Rows
 from caad_ds.loss.reference import reference_loss
 from caad_ds.loss.row_shares import factor, row_shares

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from caad_ds.data.batch import Audio, Batch
 from caad_ds.loss.head import LMHead
-from caad_ds.models.language_model.llm import lm_head, position_limit
+from caad_ds.models.language_model.load_llm import lm_head, position_limit
 from caad_ds.models.reader import Reader
 from caad_ds.utils.errors import UserError
 

@@ -16,7 +16,7 @@ from caad_ds.utils.command import Parser, guarded
 from caad_ds.utils.files import sole_writer
 from caad_ds.utils.launch import is_main
 from caad_ds.utils.progress import Heartbeat
-from caad_ds.utils.quiet import quiet
+from caad_ds.utils.quiet_libraries import quiet
 
 if TYPE_CHECKING:
     import torch

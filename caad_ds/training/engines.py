@@ -15,14 +15,14 @@ from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.config.schema import Config, LoraSection, StudentSection
 from caad_ds.distill.student_objective import StudentObjective, Timed
 from caad_ds.distill.teacher_signal import OnlineTeacher, TeacherForward
+from caad_ds.loss.choose_implementation import fastest
 from caad_ds.loss.head import LMHead
-from caad_ds.loss.implementations import fastest
 from caad_ds.loss.objective import Objective
 from caad_ds.models import auto
 from caad_ds.models.architecture import is_architecture
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
-from caad_ds.models.language_model.llm import check_own_vocabulary, check_vocabulary, load_tokenizer
+from caad_ds.models.language_model.load_llm import check_own_vocabulary, check_vocabulary, load_tokenizer
 from caad_ds.models.prompts.chat_template import TemplateSettings
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.models.speech_lm.build import build

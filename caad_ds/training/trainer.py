@@ -33,8 +33,8 @@ from caad_ds.training.export.model_card import write_card
 from caad_ds.training.export.model_folder import write_model
 from caad_ds.training.export.start_record import write_start
 from caad_ds.training.metrics import rollout_metrics
+from caad_ds.training.metrics.metric_sums import MetricSums, step_line
 from caad_ds.training.metrics.mlflow_run import note_model, start_tracker
-from caad_ds.training.metrics.sums import MetricSums, step_line
 from caad_ds.training.metrics.throughput import Meter
 from caad_ds.training.on_policy import build_rollouts
 from caad_ds.training.optimizer import forget_gradients

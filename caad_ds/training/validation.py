@@ -8,7 +8,7 @@ from caad_ds.data.batch import PairedBatch
 from caad_ds.data.loader import Collate, once
 from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.distill.step import DistillStep
-from caad_ds.training.metrics.sums import MetricSums
+from caad_ds.training.metrics.metric_sums import MetricSums
 from caad_ds.utils.ranks import agreed, gathered, world
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caad_ds.data.shard_index import VERSION, IndexFile, ShardIndex
-from caad_ds.utils.array_part import Part
+from caad_ds.utils.array_task import Part
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.progress import track, waiting
 from data_prep.common.jsonl import Rejected, read_jsonl

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from caad_ds.data.audio.usable_audio import DEFAULT, Rules, add_rules
 from caad_ds.data.record import Record
 from caad_ds.data.shard_index import FILE_NAME, VERSION, IndexFile, Shard, ShardIndex
-from caad_ds.utils.array_part import Part
+from caad_ds.utils.array_task import Part
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.formatting import counted

@@ -18,7 +18,7 @@ from caad_ds.data.audio.usable_audio import DEFAULT, Rules
 from caad_ds.data.record import Audio, Record
 from caad_ds.data.shard_index import FILE_NAME, SampleEntry, Shard
 from caad_ds.data.tar_members import audio_names
-from caad_ds.utils.array_part import Part
+from caad_ds.utils.array_task import Part
 from caad_ds.utils.file_names import encoded
 from caad_ds.utils.files import writing
 from data_prep.common.audio_entry import cut_out, usable_pcm16

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from caad_ds.data.record import Record
-from caad_ds.utils.array_part import Part
+from caad_ds.utils.array_task import Part
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json, to_line, write_json, writing
 from caad_ds.utils.formatting import counted

@@ -8,7 +8,7 @@ from typing import Any
 
 from caad_ds.config.template_arguments import add_template_arguments
 from caad_ds.data.record import Record
-from caad_ds.utils.array_part import Part
+from caad_ds.utils.array_task import Part
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import write_atomic, write_json

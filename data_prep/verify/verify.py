@@ -22,12 +22,12 @@ from caad_ds.utils.progress import progress, waiting
 from data_prep.common.jsonl import Rejected, read_rows
 from data_prep.common.parallel import ordered
 from data_prep.common.rejects import rejected_path
-from data_prep.verify.accounting import unaccounted
 from data_prep.verify.contents import shown
 from data_prep.verify.disjoint import SPEAKERS, Values, compared, faults
 from data_prep.verify.duplicates import find_duplicates
 from data_prep.verify.findings import Findings
 from data_prep.verify.held_out import HeldOut
+from data_prep.verify.missing_records import unaccounted
 from data_prep.verify.shard_check import DIGEST, ShardReport, check_shard
 
 FAULT_CHARACTERS = 600

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from caad_ds.utils.command import positive
-from caad_ds.utils.quiet import quiet
+from caad_ds.utils.quiet_libraries import quiet
 from examples.demo import corpus, experiments
 from examples.demo.commands import ROOT, caad_ds, resumable
 from examples.demo.full import run_full

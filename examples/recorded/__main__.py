@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from caad_ds.utils.command import positive
-from caad_ds.utils.quiet import quiet
+from caad_ds.utils.quiet_libraries import quiet
 from caad_ds.utils.text import read_text
 from examples.demo.commands import ROOT, Job, caad_ds, resumable
 

@@ -19,7 +19,7 @@ from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.utils.command import guarded
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.progress import progress, track
-from caad_ds.utils.quiet import quiet
+from caad_ds.utils.quiet_libraries import quiet
 from caad_ds.utils.text import as_text
 from data_prep.common.audio_entry import waveform
 from data_prep.common.manifest import load_manifest

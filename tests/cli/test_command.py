@@ -70,7 +70,7 @@ def test_only_the_main_rank_tells(failing, capsys, monkeypatch):
 def test_libraries_are_silent(tmp_path):
     """Loading and saving weights, and DeepSpeed's import, print nothing once `quiet` was called."""
     script = f"""
-from caad_ds.utils.quiet import quiet
+from caad_ds.utils.quiet_libraries import quiet
 quiet()
 import deepspeed
 from deepspeed.accelerator import get_accelerator

@@ -6,7 +6,7 @@ import shutil
 import soundfile
 from safetensors.torch import load_file, save_file
 
-from caad_ds.evaluation.benchmarks.kinds import load
+from caad_ds.evaluation.benchmarks.benchmark_kinds import load
 from caad_ds.evaluation.evaluation_identity import fingerprint
 from caad_ds.models.model_hashes import model_hash
 from tests.root import ROOT

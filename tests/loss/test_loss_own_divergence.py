@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from caad_ds.loss import Divergence
+from caad_ds.loss.choose_implementation import fastest
 from caad_ds.loss.divergence import DIVERGENCES, find_divergence
-from caad_ds.loss.implementations import fastest
 from caad_ds.loss.objective import Objective
 from tests.loss.conftest import close
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from caad_ds.utils.array_part import Part
+from caad_ds.utils.array_task import Part
 from data_prep.common.manifest import write_manifest
 from data_prep.pack.join_shards import join
 from data_prep.pack.pack import pack

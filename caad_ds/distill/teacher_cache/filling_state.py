@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from caad_ds.utils.array_part import Part
+from caad_ds.utils.array_task import Part
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import is_free, read_json, sole_writer, write_json
 

@@ -1,6 +1,6 @@
 """The interface of a benchmark.
 
-`kinds.py` detects the benchmark in a folder or a file. `result_kind` names the `ResultKind`
+`benchmark_kinds.py` detects the benchmark in a folder or a file. `result_kind` names the `ResultKind`
 (evaluation/result_kinds/) that scores its answers, from run folders alone.
 """
 

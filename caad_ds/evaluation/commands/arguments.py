@@ -2,7 +2,7 @@
 
 import argparse
 
-from caad_ds.evaluation.benchmarks.kinds import named
+from caad_ds.evaluation.benchmarks.benchmark_kinds import named
 from caad_ds.generation.arguments import MODEL, add_device_arguments
 from caad_ds.utils.command import positive
 from caad_ds.utils.model_names import model_folder

@@ -4,8 +4,8 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
+from caad_ds.evaluation.benchmarks.benchmark_kinds import KINDS, load, named
 from caad_ds.evaluation.benchmarks.from_description.description import Description, read_description, shipped
-from caad_ds.evaluation.benchmarks.kinds import KINDS, load, named
 from caad_ds.evaluation.tables_and_plots.tables import show, show_rejected
 from caad_ds.utils.command import ROWS_REJECTED
 from caad_ds.utils.errors import UserError

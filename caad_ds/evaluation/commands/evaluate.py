@@ -5,8 +5,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from caad_ds.evaluation.benchmarks.benchmark import PLAIN
+from caad_ds.evaluation.benchmarks.benchmark_kinds import KINDS, PROMPTS
 from caad_ds.evaluation.benchmarks.from_description.description import description_file
-from caad_ds.evaluation.benchmarks.kinds import KINDS, PROMPTS
 from caad_ds.evaluation.commands import implementation
 from caad_ds.evaluation.commands.arguments import add_model_arguments
 from caad_ds.evaluation.predictions import RunFolder

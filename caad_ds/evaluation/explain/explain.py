@@ -16,8 +16,8 @@ from torch import Tensor
 from caad_ds.data.batch import Batch
 from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.benchmarks.benchmark import Benchmark
+from caad_ds.evaluation.benchmarks.benchmark_kinds import load, named
 from caad_ds.evaluation.benchmarks.items import Item, rows_of
-from caad_ds.evaluation.benchmarks.kinds import load, named
 from caad_ds.evaluation.explain.answer_settings import AnswerSettings
 from caad_ds.evaluation.explain.result import Explanations
 from caad_ds.evaluation.explain.token_picture import draw

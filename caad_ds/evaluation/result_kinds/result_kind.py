@@ -7,7 +7,7 @@ Everything is computed from run folders, so `compare` does not need the benchmar
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from caad_ds.evaluation.benchmarks.kinds import KINDS
+from caad_ds.evaluation.benchmarks.benchmark_kinds import KINDS
 from caad_ds.evaluation.result_kinds.conflicts import Conflicts
 from caad_ds.evaluation.result_kinds.dynamic_superb import Instances
 from caad_ds.evaluation.result_kinds.group_metrics import OF_ANSWERS, OF_YES_NO

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import combinations
 
-from caad_ds.evaluation.scoring.assertion import Mention, asserts, names
+from caad_ds.evaluation.scoring.asserted_option import Mention, asserts, names
 from caad_ds.evaluation.scoring.normalization import (
     BARE,
     BARE_CANONICAL,
@@ -106,7 +106,7 @@ def matches_leniently(prediction: str, label: str, options: Iterable[str], quest
 
     Options that differ only in the spelling of numbers or units ("2" and "2.0") must be named exactly. Numbers are
     whole: "twenty one" and "two thousand" name neither 1 nor 2. An answer that does not assert the option
-    (assertion.py) is wrong.
+    (asserted_option.py) is wrong.
     """
     return _asserted(prediction, frozenset({*options, label}), question) == _exact(label)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from caad_ds.config.objective_section import NEGATIVES
+from caad_ds.evaluation.benchmarks.benchmark_kinds import load, named
 from caad_ds.evaluation.benchmarks.items import Item, rows_of
-from caad_ds.evaluation.benchmarks.kinds import load, named
 from caad_ds.evaluation.speed.measure import Clock, Timing, description, spread, synchronize, timed
 from caad_ds.evaluation.speed.result import Speeds, save
 from caad_ds.generation.decoding import Contrast, generate

@@ -18,8 +18,8 @@ import numpy as np
 from caad_ds.config.objective_section import CHECKED_ALPHAS, CHECKED_NEGATIVES, NEGATIVES
 from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.benchmarks.benchmark import Benchmark
+from caad_ds.evaluation.benchmarks.benchmark_kinds import load, named
 from caad_ds.evaluation.benchmarks.items import BenchmarkRow, Clip, rows_of
-from caad_ds.evaluation.benchmarks.kinds import load, named
 from caad_ds.evaluation.evaluation_identity import fingerprint
 from caad_ds.evaluation.scoring.bootstrap_scores import POOLED, score
 from caad_ds.evaluation.scoring.metric_definitions import metrics_of

@@ -14,8 +14,8 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import get_layer_types_and_kwargs
 
 from caad_ds.models.language_model.kv_cache import KeptLayer
-from caad_ds.models.whisper_qformer.causal_lm import hidden_states, takes_positions
 from caad_ds.models.whisper_qformer.embedded_batch import positions
+from caad_ds.models.whisper_qformer.llm_forward import hidden_states, takes_positions
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 
 ATTENTION = {"full_attention", "sliding_attention"}

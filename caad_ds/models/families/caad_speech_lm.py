@@ -22,10 +22,10 @@ from caad_ds.models.speech_lm import folder as folders
 from caad_ds.models.speech_lm.embed import merge_audio
 from caad_ds.models.speech_lm.kept_states import KeptStates
 from caad_ds.models.whisper_qformer.audio_states import AudioStates
-from caad_ds.models.whisper_qformer.causal_lm import accepted
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig
 from caad_ds.models.whisper_qformer.embedded_batch import Embedded
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
+from caad_ds.models.whisper_qformer.llm_forward import accepted
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.errors import UserError
 

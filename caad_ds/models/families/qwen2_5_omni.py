@@ -4,7 +4,7 @@ from functools import partial
 
 from caad_ds.models import transformers_lm
 from caad_ds.models.family import Family
-from caad_ds.models.thinker_lm import ThinkerLM
+from caad_ds.models.omni_thinker import ThinkerLM
 
 FAMILY = Family(
     model_type="qwen2_5_omni",

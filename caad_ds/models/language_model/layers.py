@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from caad_ds.models.language_model.llm import cut_layers
+from caad_ds.models.language_model.load_llm import cut_layers
 from caad_ds.utils.errors import UserError
 
 

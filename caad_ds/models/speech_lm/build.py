@@ -5,7 +5,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedModel
 
 from caad_ds.models.architecture import is_architecture, read_architecture
-from caad_ds.models.language_model.llm import build_llm, load_llm
+from caad_ds.models.language_model.load_llm import build_llm, load_llm
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.qformer import ConnectorForm

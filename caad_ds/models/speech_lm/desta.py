@@ -15,11 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from caad_ds.models.language_model.llm import load_llm
+from caad_ds.models.language_model.load_llm import load_llm
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.encoder_folder import load_encoder
-from caad_ds.models.whisper_qformer.causal_lm import embedding_width
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
+from caad_ds.models.whisper_qformer.llm_forward import embedding_width
 from caad_ds.models.whisper_qformer.qformer import DESTA_FEED_FORWARD
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.errors import UserError, first_line

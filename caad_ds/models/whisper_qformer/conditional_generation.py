@@ -8,10 +8,10 @@ from transformers import Cache, GenerationConfig, GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
-from .causal_lm import accepted
 from .config import SpeechLMConfig
 from .embedded_batch import positions
 from .encoder import SpeechEncoder
+from .llm_forward import accepted
 from .speech_lm import SpeechLM
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, Cache, PreTrainedModel
 
 from .audio_states import AudioStates
-from .causal_lm import embedding_width, hidden_states
 from .config import SpeechLMConfig
 from .embedded_batch import Embedded
+from .llm_forward import embedding_width, hidden_states
 from .qformer import QFormerConnector
 
 

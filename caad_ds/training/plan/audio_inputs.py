@@ -93,7 +93,7 @@ def _whole_window(config: Any, seconds: float) -> Audio:
 
 
 def _whole_seconds(config: Any, seconds: float) -> Audio:
-    """Return features padded to whole seconds (thinker_lm.py), and a mask of their frames."""
+    """Return features padded to whole seconds (omni_thinker.py), and a mask of their frames."""
     frames = FRAMES * (int(seconds + 400 / SAMPLE_RATE) + 1)
     return {
         "input_features": _meta(1, config.num_mel_bins, frames),

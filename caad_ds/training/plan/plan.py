@@ -14,7 +14,6 @@ from caad_ds.training.device_datasheets import DEVICES, GIB, Device
 from caad_ds.training.plan import formulas
 from caad_ds.training.plan.audio_inputs import audio_inputs
 from caad_ds.training.plan.cache_forms import cache_forms, without_cache
-from caad_ds.training.plan.files import files
 from caad_ds.training.plan.hours import AHEAD, Hours, hours
 from caad_ds.training.plan.memory_plan import ALONE, CACHED, FILLING, PLACEMENTS, Engines, MemoryPlan
 from caad_ds.training.plan.meta_models import (
@@ -27,6 +26,7 @@ from caad_ds.training.plan.meta_models import (
 )
 from caad_ds.training.plan.rehearsal import Costs, Shape, larger, line, rehearse
 from caad_ds.training.plan.workload import Workload, workload
+from caad_ds.training.plan.written_files import files
 from caad_ds.training.teacher.placement import choose, memory_of, placed_by
 from caad_ds.utils.errors import UserError
 

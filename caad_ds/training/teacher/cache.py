@@ -37,7 +37,7 @@ from caad_ds.models.model_hashes import model_hash
 from caad_ds.models.reader import Reader
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.training.batches import partners_identity
-from caad_ds.utils.array_part import Part
+from caad_ds.utils.array_task import Part
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors, has_locks, sole_writer
 from caad_ds.utils.launch import is_main

@@ -20,7 +20,7 @@ from caad_ds.training.checks.usable_samples import check_lengths, check_texts
 from caad_ds.training.teacher.build import build_teacher
 from caad_ds.training.teacher.cache import TeacherCache, seen
 from caad_ds.training.teacher_and_student import load_models, pair
-from caad_ds.utils.array_part import Part
+from caad_ds.utils.array_task import Part
 from caad_ds.utils.formatting import counted, gigabytes
 from caad_ds.utils.launch import is_main
 from caad_ds.utils.progress import Heartbeat

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
 from caad_ds.training.processes.launched_command import on_ranks
-from caad_ds.utils.array_part import Part
+from caad_ds.utils.array_task import Part
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.progress import Heartbeat

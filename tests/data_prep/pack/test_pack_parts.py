@@ -4,7 +4,7 @@ import pytest
 
 from caad_ds.cli import main
 from caad_ds.data.shard_reader import IndexedReader
-from caad_ds.utils.array_part import Part
+from caad_ds.utils.array_task import Part
 from caad_ds.utils.errors import UserError
 from data_prep.common.manifest import load_manifest, write_manifest
 from data_prep.pack.join_shards import join

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from caad_ds.distill.teacher_cache.filling_state import WHOLE, filling
-from caad_ds.utils.array_part import Part
+from caad_ds.utils.array_task import Part
 from caad_ds.utils.errors import UserError
 
 

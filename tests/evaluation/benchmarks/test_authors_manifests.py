@@ -7,7 +7,7 @@ import soundfile
 
 from caad_ds.cli import main
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
-from caad_ds.evaluation.benchmarks.kinds import load
+from caad_ds.evaluation.benchmarks.benchmark_kinds import load
 from caad_ds.utils.errors import UserError
 from tests.evaluation.benchmarks.superb_files import COUNTING, reasons, wave
 

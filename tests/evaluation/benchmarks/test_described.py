@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from caad_ds import cli
-from caad_ds.evaluation.benchmarks.kinds import load, named
+from caad_ds.evaluation.benchmarks.benchmark_kinds import load, named
 from caad_ds.evaluation.evaluation_identity import fingerprint
-from caad_ds.evaluation.scoring.rules import judged, matches_mmau, said_of
+from caad_ds.evaluation.scoring.matching_rules import judged, matches_mmau, said_of
 from caad_ds.utils.errors import UserError
 from tests.evaluation.benchmarks.described_files import clip
 from tests.evaluation.benchmarks.superb_files import wav_bytes

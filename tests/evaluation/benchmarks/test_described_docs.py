@@ -6,10 +6,10 @@ import re
 import pytest
 
 from caad_ds import cli
+from caad_ds.evaluation.benchmarks.benchmark_kinds import PROMPTS
 from caad_ds.evaluation.benchmarks.from_description.description import Columns, Description
-from caad_ds.evaluation.benchmarks.kinds import PROMPTS
 from caad_ds.evaluation.benchmarks.mcr_bench import WRAPPER
-from caad_ds.evaluation.scoring.rules import RuleName
+from caad_ds.evaluation.scoring.matching_rules import RuleName
 from tests.evaluation.benchmarks.described_files import MINIATURES, clip
 from tests.root import ROOT
 

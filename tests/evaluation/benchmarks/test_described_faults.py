@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from caad_ds import cli
+from caad_ds.evaluation.benchmarks.benchmark_kinds import load
 from caad_ds.evaluation.benchmarks.from_description.description import shipped
 from caad_ds.evaluation.benchmarks.from_description.templates import rendered
 from caad_ds.evaluation.benchmarks.items import Fault, rows_of
-from caad_ds.evaluation.benchmarks.kinds import load
 from caad_ds.evaluation.commands import evaluate
 from caad_ds.evaluation.teacher_check.answer_options import Options
 from caad_ds.utils.errors import UserError

@@ -7,9 +7,9 @@ import pytest
 import soundfile
 
 from caad_ds.cli import main
+from caad_ds.evaluation.benchmarks.benchmark_kinds import load
 from caad_ds.evaluation.benchmarks.dynamic_superb.dimensions import dimensions
 from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicSuperb
-from caad_ds.evaluation.benchmarks.kinds import load
 from caad_ds.evaluation.commands import evaluate
 from caad_ds.evaluation.comparison.dynamic_superb import differences
 from caad_ds.evaluation.evaluation_identity import fingerprint

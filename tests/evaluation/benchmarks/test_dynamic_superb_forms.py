@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caad_ds.cli import main
+from caad_ds.evaluation.benchmarks.benchmark_kinds import load
 from caad_ds.evaluation.benchmarks.dynamic_superb.terms import turn_with_term
 from caad_ds.evaluation.benchmarks.items import Fault
-from caad_ds.evaluation.benchmarks.kinds import load
 from caad_ds.utils.errors import UserError
 from tests.evaluation.benchmarks.superb_files import (
     COUNTING,

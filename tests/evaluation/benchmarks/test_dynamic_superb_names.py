@@ -2,9 +2,9 @@
 
 import pytest
 
+from caad_ds.evaluation.benchmarks.benchmark_kinds import load
 from caad_ds.evaluation.benchmarks.dynamic_superb.dimensions import dimensions
 from caad_ds.evaluation.benchmarks.dynamic_superb.instance_names import closest, current_name
-from caad_ds.evaluation.benchmarks.kinds import load
 from caad_ds.evaluation.result_kinds.dynamic_superb import Instances, score_instances
 from caad_ds.evaluation.scoring.bootstrap_scores import RULES
 from tests.evaluation.benchmarks.superb_files import (

@@ -4,7 +4,7 @@ import pytest
 
 from caad_ds.cli import main
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
-from caad_ds.evaluation.benchmarks.kinds import PROMPTS, load
+from caad_ds.evaluation.benchmarks.benchmark_kinds import PROMPTS, load
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark
 from caad_ds.evaluation.comparison.compare import compare
 from caad_ds.evaluation.evaluation_identity import fingerprint

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from caad_ds import cli
+from caad_ds.evaluation.benchmarks.benchmark_kinds import KINDS
 from caad_ds.evaluation.benchmarks.from_description.description import Description, read_description, shipped
-from caad_ds.evaluation.benchmarks.kinds import KINDS
 from caad_ds.evaluation.tables_and_plots.mlflow_log import chosen, flat_metrics
 from tests.evaluation.benchmarks.described_files import MINIATURES, clip, meld
 

@@ -3,7 +3,7 @@
 import pytest
 
 from caad_ds.evaluation.scoring.matching import named
-from caad_ds.evaluation.scoring.rules import judged
+from caad_ds.evaluation.scoring.matching_rules import judged
 
 CITIES = ("New York", "Boston", "St. Louis")
 EVENTS = ("A dog barks, and a car passes.", "Nothing is heard", "The man speaks. Then a dog barks.")

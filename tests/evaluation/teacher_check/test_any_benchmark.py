@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from caad_ds import cli
+from caad_ds.evaluation.benchmarks.benchmark_kinds import load
 from caad_ds.evaluation.benchmarks.items import rows_of
-from caad_ds.evaluation.benchmarks.kinds import load
 from caad_ds.evaluation.teacher_check.answer_options import Options
 from caad_ds.evaluation.teacher_check.check_journal import CheckJournal
 from caad_ds.evaluation.teacher_check.contrast_signals import Signal

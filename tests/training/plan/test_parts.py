@@ -10,12 +10,12 @@ from caad_ds.config.schema import CheckpointSection
 from caad_ds.training.device_datasheets import DEVICES, GIB
 from caad_ds.training.plan import formulas
 from caad_ds.training.plan import plan as plan_module
-from caad_ds.training.plan.files import checkpoints_kept
 from caad_ds.training.plan.formulas import Heads
 from caad_ds.training.plan.memory_plan import CONTEXT
 from caad_ds.training.plan.meta_models import student_of
 from caad_ds.training.plan.plan import plan
 from caad_ds.training.plan.rehearsal import Shape, rehearse
+from caad_ds.training.plan.written_files import checkpoints_kept
 from caad_ds.utils.errors import UserError
 from tests.training.plan.small import GIVEN, QUERIES, config, planned
 from tests.training.tiny import config as tiny

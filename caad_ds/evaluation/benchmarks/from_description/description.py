@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from caad_ds.evaluation.benchmarks.from_description.templates import problem
-from caad_ds.evaluation.scoring.rules import NEEDS_CHOICES, RuleName
+from caad_ds.evaluation.scoring.matching_rules import NEEDS_CHOICES, RuleName
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_yaml
 

@@ -27,9 +27,9 @@ from caad_ds.models.language_model.head_form import HeadForm, measured_form
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.prompts.answer_turn import FORM
 from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_template
-from caad_ds.models.whisper_qformer.causal_lm import accepted, hidden_states, lm_body, token_embeddings
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig
 from caad_ds.models.whisper_qformer.embedded_batch import positions
+from caad_ds.models.whisper_qformer.llm_forward import accepted, hidden_states, lm_body, token_embeddings
 from caad_ds.models.whisper_qformer.prompt_ids import PIECES
 from caad_ds.utils.errors import UserError, first_line
 from caad_ds.utils.files import read_json

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from caad_ds.evaluation.benchmarks.benchmark import PLAIN, Benchmark
 from caad_ds.evaluation.benchmarks.dynamic_superb.dynamic_superb import DynamicSuperb
-from caad_ds.evaluation.benchmarks.from_description.described import Described
+from caad_ds.evaluation.benchmarks.from_description.described_benchmark import Described
 from caad_ds.evaluation.benchmarks.from_description.description import description_file, read_description, shipped
 from caad_ds.evaluation.benchmarks.mcr_bench import Benchmark as McrBench
 from caad_ds.utils.errors import UserError

@@ -15,7 +15,7 @@ from caad_ds.evaluation.benchmarks.from_description.templates import of_row, ren
 from caad_ds.evaluation.benchmarks.hf_datasets import Cell
 from caad_ds.evaluation.benchmarks.items import Clip, Fault, Item, by_subset, first_reason, parted, text_of
 from caad_ds.evaluation.scoring.bootstrap_scores import POOLED
-from caad_ds.evaluation.scoring.rules import can_match, judged
+from caad_ds.evaluation.scoring.matching_rules import can_match, judged
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.text import trimmed
 
