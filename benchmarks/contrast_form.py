@@ -22,7 +22,8 @@ from caad_ds.distill.teacher_signal import TeacherForward
 from caad_ds.loss.contrastive_target import hidden_contrast
 from caad_ds.loss.head import LMHead
 from caad_ds.models import auto
-from caad_ds.models.language_model.load_llm import lm_head, load_llm, load_tokenizer
+from caad_ds.models.language_model.load_llm import lm_head, load_llm
+from caad_ds.models.language_model.tokenizer import load_tokenizer
 
 TAU = 2.0
 ALPHAS = (0.5, 1.0, 2.0)

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measure import cpu_name
-from caad_ds.models.language_model.load_llm import check_llm
+from caad_ds.models.language_model.llm_checks import check_llm
 from caad_ds.utils.memory import PeakMemory
 
 WHOLE = 32  # layers of Llama 3.1 8B

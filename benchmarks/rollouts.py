@@ -35,7 +35,7 @@ from caad_ds.distill.gathered_copy import GatheredCopy
 from caad_ds.distill.rollouts import Rollouts
 from caad_ds.distill.step import DistillStep
 from caad_ds.generation.decoding import answer_ends
-from caad_ds.models.language_model.load_llm import plain_generation
+from caad_ds.models.language_model.plain_generation import plain_generation
 from caad_ds.training.metrics.throughput import Stopwatch
 
 SMOLLM2 = {

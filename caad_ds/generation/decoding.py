@@ -29,7 +29,7 @@ from caad_ds.generation.sampling import Forbid, PerItemSampling, Sampling
 from caad_ds.loss.alpha_gate import gated_alpha
 from caad_ds.loss.contrastive_target import contrast
 from caad_ds.models.audio_lm import AudioLM
-from caad_ds.models.language_model.load_llm import plain_generation
+from caad_ds.models.language_model.plain_generation import plain_generation
 from caad_ds.models.prompts.answer_turn import end_tokens
 from caad_ds.utils.errors import UserError
 

@@ -51,7 +51,7 @@ def import_desta(
     with Heartbeat() as voice:
         voice.begin(f"import-desta: {checkpoint}")
         # torch and transformers take seconds to import; a wrong path is reported before.
-        from caad_ds.models.language_model.load_llm import load_tokenizer
+        from caad_ds.models.language_model.tokenizer import load_tokenizer
         from caad_ds.models.prompts.chat_template import TemplateSettings
         from caad_ds.models.speech_lm import desta
         from caad_ds.models.speech_lm.folder import save

@@ -16,7 +16,7 @@ from transformers import AutoProcessor
 from caad_ds.data.audio.usable_audio import SAMPLE_RATE
 from caad_ds.data.batch import Audio, joined
 from caad_ds.models.family import Family
-from caad_ds.models.language_model.load_llm import TOKENIZER_FILES
+from caad_ds.models.language_model.tokenizer import TOKENIZER_FILES
 from caad_ds.models.prompts.audio_spans import ContentParts
 from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_template
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder

@@ -13,7 +13,7 @@ from caad_ds.data.audio_markers import user_content
 from caad_ds.data.decoded_sample import Sample
 from caad_ds.distill.student_objective import StudentObjective
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
-from caad_ds.models.language_model.load_llm import load_tokenizer
+from caad_ds.models.language_model.tokenizer import load_tokenizer
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.encoder_folder import load_encoder
 from data_prep.stage1.engines.generation_settings import GenerationSettings

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from caad_ds.data.audio.usable_audio import SAMPLE_RATE
 from caad_ds.data.batch import Audio, Batch, len_of
 from caad_ds.models.audio_lm import AudioLM, NamedTensors
-from caad_ds.models.language_model.layers import keep_first_layers
+from caad_ds.models.language_model.first_layers import keep_first_layers
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder
 from caad_ds.models.reader import Features, Reader, holds_transcripts
 from caad_ds.models.speech_lm import adapters

@@ -13,7 +13,7 @@ from caad_ds.data.sampler import GlobalOrder
 from caad_ds.data.shard_index import FILE_NAME, ShardIndex
 from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.models.auto import supported
-from caad_ds.models.language_model.load_llm import load_tokenizer
+from caad_ds.models.language_model.tokenizer import load_tokenizer
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder, PromptRecord
 from caad_ds.models.reader import AFTER_AUDIO, TRANSCRIPT
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig

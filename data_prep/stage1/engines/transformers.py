@@ -42,7 +42,8 @@ class TransformersEngine(LocalEngine):
         import torch
         from transformers import AutoModelForCausalLM
 
-        from caad_ds.models.language_model.load_llm import check_left_padding, check_stops, position_limit
+        from caad_ds.models.language_model.llm_checks import check_left_padding, check_stops
+        from caad_ds.models.language_model.load_llm import position_limit
         from caad_ds.models.pretrained import pretrained
         from caad_ds.models.prompts.answer_turn import end_tokens
         from caad_ds.utils.device import pick_device

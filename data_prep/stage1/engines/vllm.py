@@ -67,7 +67,7 @@ class VllmEngine(LocalEngine):
     def __init__(
         self, model: str, generation: GenerationSettings | None = None, *, dtype: str, tensor_parallel_size: int = 1
     ):
-        from caad_ds.models.language_model.load_llm import check_stops
+        from caad_ds.models.language_model.llm_checks import check_stops
         from caad_ds.models.prompts.answer_turn import end_tokens
 
         set_environment()

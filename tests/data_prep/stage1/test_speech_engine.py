@@ -15,7 +15,7 @@ from caad_ds.evaluation.benchmarks.items import Clip, Item
 from caad_ds.generation.decoding import decode
 from caad_ds.generation.model import Model
 from caad_ds.generation.sampling import Sampling
-from caad_ds.models.language_model.load_llm import load_tokenizer
+from caad_ds.models.language_model.tokenizer import load_tokenizer
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.folder import save
 from data_prep.stage1.answer_checks import CHECKS

@@ -14,7 +14,7 @@ from transformers import GraniteForCausalLM, GraniteSpeechForConditionalGenerati
 from caad_ds.generation.decoding import Contrast, generate
 from caad_ds.models import auto
 from caad_ds.models.families.granite_speech import WINDOW
-from caad_ds.models.language_model.load_llm import at_rest
+from caad_ds.models.language_model.llm_checks import at_rest
 from caad_ds.utils.errors import UserError
 from tests.models.families.conftest import audio, own_logits, sample
 from tests.models.families.tiny import granite_speech as tiny

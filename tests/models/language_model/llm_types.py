@@ -26,7 +26,8 @@ from caad_ds.evaluation.teacher_check.prefix_tree import can_share, levels
 from caad_ds.generation.decoding import Contrast, generate
 from caad_ds.models import negatives
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM, SpeechReader
-from caad_ds.models.language_model.load_llm import build_llm, check_llm
+from caad_ds.models.language_model.llm_checks import check_llm
+from caad_ds.models.language_model.load_llm import build_llm
 from caad_ds.models.prompts.answer_turn import end_tokens
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.models.speech_lm.build import build
@@ -304,7 +305,7 @@ def sweep(kinds: tuple[str, ...] = TYPES, tell: Callable[[Result], None] = lambd
 PAGE = """# Which language models work
 
 Any type in the causal LM mapping of transformers may be the LLM of a teacher or a student. When one is loaded, its own
-forward is compared on a few tokens with what is built around it (`caad_ds/models/language_model/load_llm.py`): head,
+forward is compared on a few tokens with what is built around it (`caad_ds/models/language_model/llm_checks.py`): head,
 constant factor, soft cap, embeddings, padding on both sides, causality. A type that does not pass is refused by name
 before anything is trained.
 

@@ -12,7 +12,8 @@ from caad_ds.data.batch import Batch
 from caad_ds.distill.audio_dropout import drop_audio
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.language_model.head_form import HeadForm
-from caad_ds.models.language_model.load_llm import build_llm, check_llm, lm_head, load_llm, position_limit
+from caad_ds.models.language_model.llm_checks import check_llm
+from caad_ds.models.language_model.load_llm import build_llm, lm_head, load_llm, position_limit
 from caad_ds.models.prompts.answer_turn import end_tokens
 from caad_ds.models.speech_lm.build import build
 from caad_ds.models.speech_lm.embed import merge_audio

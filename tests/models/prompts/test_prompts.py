@@ -12,7 +12,7 @@ from transformers.utils import chat_template_utils
 
 from caad_ds.data.audio_markers import AUDIO, START_AUDIO, user_content
 from caad_ds.data.decoded_sample import Sample
-from caad_ds.models.language_model.load_llm import load_tokenizer
+from caad_ds.models.language_model.tokenizer import load_tokenizer
 from caad_ds.models.prompts.answer_turn import answer_turn
 from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_template
 from caad_ds.models.prompts.prompt_encoder import PromptEncoder, tokenization

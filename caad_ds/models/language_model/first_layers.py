@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from caad_ds.models.language_model.load_llm import cut_layers
 from caad_ds.utils.errors import UserError
 
 
@@ -24,3 +23,19 @@ def keep_first_layers(model: PreTrainedModel, configs: Sequence[PreTrainedConfig
         raise UserError(f"student.keep_layers: no layers found in {type(decoder).__name__}; build a student from llm")
     for name, child in per_layer.items():
         setattr(decoder, name, child[:layers])
+
+
+def cut_layers(config: PreTrainedConfig, keep_layers: int | None, name: str) -> None:
+    """Reduce a config to its first `keep_layers` layers; UserError if it has fewer."""
+    if keep_layers is None:
+        return
+    have = getattr(config, "num_hidden_layers", None)
+    if have is None:
+        raise UserError(f"{name}: keep_layers: a config of type {config.model_type} names no number of layers")
+    if keep_layers > have:
+        raise UserError(f"{name}: keep_layers {keep_layers} exceeds its {have} layers; lower it")
+    per_layer = {key: value for key, value in vars(config).items() if "layer" in key and isinstance(value, list)}
+    config.num_hidden_layers = keep_layers
+    for key, value in per_layer.items():  # layer_types, mlp_layer_types, ...
+        if len(value) == have:
+            setattr(config, key, value[:keep_layers])
