@@ -14,7 +14,7 @@ from random import Random
 from caad_ds.data.audio.decode import AudioError
 from caad_ds.data.audio.flac import encode
 from caad_ds.data.audio.pcm16 import to_pcm16
-from caad_ds.data.instructions import Instructions, ask, hint
+from caad_ds.data.instructions import Instructions
 from caad_ds.data.record import Audio, Record
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.file_names import LONGEST, stems
@@ -24,6 +24,7 @@ from data_prep.common.audio_entry import is_part, waveform
 from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import read_manifest
 from data_prep.common.prompt_metadata import PROMPT
+from data_prep.common.questions_and_hints import ask, hint
 from data_prep.common.rejects import Rejects
 
 LONGEST_SUFFIX = 16  # bytes of a format's name

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 from caad_ds.data.audio_markers import user_content
-from caad_ds.data.instructions import ATTRIBUTE, CONDITIONS, Ask, Instructions, Prompt, ask, hint
+from caad_ds.data.instructions import ATTRIBUTE, Instructions
 from caad_ds.data.record import Audio, Message, Record
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.formatting import counted
@@ -17,6 +17,7 @@ from data_prep.common.jsonl import Rejected
 from data_prep.common.manifest import check_output, read_manifest, write_manifest
 from data_prep.common.metadata_columns import Columns, first
 from data_prep.common.prompt_metadata import OPTIONS, PROMPT, prompt_of
+from data_prep.common.questions_and_hints import CONDITIONS, Ask, Prompt, ask, hint
 from data_prep.common.rejects import Rejects
 
 # As in examples/recorded, where CAAD lowered the shift with these shares (docs/results/recorded_speech.md). Half of the

@@ -1,9 +1,7 @@
-"""The instruction file with questions about audio, and drawing from it for one record."""
+"""The instruction file with questions about audio."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -21,7 +19,6 @@ IRRELEVANT = (
     "There are three apples on the table.",
     "The shop closes at six.",
 )
-CONDITIONS = ("none", "faithful", "adversarial", "irrelevant")
 
 
 class _Strict(BaseModel):
@@ -124,40 +121,3 @@ class Instructions(_Strict):
                     f"know; its options are {options}"
                 )
         return known
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A question about one attribute of a record, with the right `label` and its `statement`."""
-
-    attribute: str
-    question: str
-    label: str
-    statement: str
-    kind: str = ATTRIBUTE
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt of a `kind` in the instruction file, not about a single attribute."""
-
-    kind: str
-    question: str
-
-
-def ask(instructions: Instructions, record: Record, key: str, rng: Random) -> Ask:
-    """Draw one of the attribute's questions, with the answer from the record's metadata."""
-    attribute, label = instructions.attributes[key], as_text((record.get("metadata") or {})[key])
-    return Ask(key, rng.choice(attribute.questions), label, attribute.options[label])
-
-
-def hint(instructions: Instructions, question: Ask, condition: str, rng: Random) -> str | None:
-    """Draw the prompt's hint: the truth, another option, something irrelevant, or None."""
-    if condition == "none":
-        return None
-    if condition == "faithful":
-        return question.statement
-    if condition == "irrelevant":
-        return rng.choice(instructions.irrelevant)
-    options = instructions.attributes[question.attribute].options
-    return rng.choice([statement for label, statement in options.items() if label != question.label])

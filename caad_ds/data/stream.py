@@ -11,7 +11,7 @@ import re
 import shlex
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from hashlib import sha256
@@ -233,3 +233,11 @@ def _webdataset() -> Any:
     except ImportError as error:
         raise UserError("data.reader stream needs webdataset: pip install 'caad-ds[stream]'") from error
     return webdataset
+
+
+def first_shard(shards: Sequence[int], rank: int, world_size: int) -> int:
+    """Return the shard of the stream that a rank starts with, from each rank's position at the checkpoint.
+
+    Ranks drift apart; if their number has changed, all start where the slowest was.
+    """
+    return shards[rank] if len(shards) == world_size else min(shards, default=0)

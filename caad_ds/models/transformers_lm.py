@@ -20,8 +20,7 @@ from caad_ds.models.language_model import lora
 from caad_ds.models.language_model.dropout import turn_off_dropout
 from caad_ds.models.language_model.first_layers import keep_first_layers
 from caad_ds.models.language_model.head_form import multiply_logits
-from caad_ds.models.language_model.llm_checks import at_rest, check_audio_head, check_stops
-from caad_ds.models.language_model.tokenizer import check_vocabulary
+from caad_ds.models.language_model.llm_checks import at_rest, check_audio_head, check_stops, check_vocabulary
 from caad_ds.models.origin_names import drop_folder_names
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.processor_reader import ProcessorReader

@@ -1,7 +1,6 @@
 """Split a run's data into global batches, and these into micro-batches."""
 
 import hashlib
-from collections.abc import Sequence
 from copy import copy
 
 import numpy as np
@@ -46,14 +45,6 @@ def teacher_batch(cfg: Config, placed: str, accumulation: int) -> int:
     """
     given = cfg.teacher.batch if cfg.teacher is not None else None
     return min(given or (accumulation if placed in ("cpu", "nvme") else 1), accumulation)
-
-
-def first_shard(shards: Sequence[int], rank: int, world_size: int) -> int:
-    """Return the shard of the stream that a rank starts with, from each rank's position at the checkpoint.
-
-    Ranks drift apart; if their number has changed, all start where the slowest was.
-    """
-    return shards[rank] if len(shards) == world_size else min(shards, default=0)
 
 
 def partners_of(reader: IndexedReader | StreamReader) -> Partners | None:

@@ -22,7 +22,8 @@ from caad_ds.models import auto
 from caad_ds.models.architecture import is_architecture
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
-from caad_ds.models.language_model.tokenizer import check_own_vocabulary, check_vocabulary, load_tokenizer
+from caad_ds.models.language_model.llm_checks import check_vocabulary
+from caad_ds.models.language_model.tokenizer import check_own_vocabulary, load_tokenizer
 from caad_ds.models.prompts.chat_template import TemplateSettings
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.models.speech_lm.build import build

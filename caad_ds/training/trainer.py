@@ -15,13 +15,13 @@ from caad_ds.config.schema import Config
 from caad_ds.data.batch import PairedBatch
 from caad_ds.data.loader import IndexedBatches, Loader, StreamBatches, open_data
 from caad_ds.data.shard_reader import Doubtful, IndexedReader
-from caad_ds.data.stream import LIMITS, StreamReader
+from caad_ds.data.stream import LIMITS, StreamReader, first_shard
 from caad_ds.distill.audio_dropout import AudioDropout
 from caad_ds.distill.row_weights import AudioAdvantage
 from caad_ds.distill.step import DistillStep, Terms, counted
 from caad_ds.models.model_hashes import frozen_hash, start_hash, weights_hash
 from caad_ds.training import engines
-from caad_ds.training.batches import batch_shape, data_order, first_shard, teacher_batch
+from caad_ds.training.batches import batch_shape, data_order, teacher_batch
 from caad_ds.training.checkpoints.checkpoint import Checkpoints, RunState
 from caad_ds.training.checks.attention import check_attention
 from caad_ds.training.checks.finite_weights import NotFinite, check_models, diagnosis

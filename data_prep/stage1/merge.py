@@ -16,8 +16,7 @@ from data_prep.common.manifest import manifest_hash, read_manifest
 from data_prep.common.rejects import Rejects, rejected_path
 from data_prep.common.step_journal import settings_path
 from data_prep.stage1.answer_table import AnswerTable, table_path
-from data_prep.stage1.output import Output, finished
-from data_prep.stage1.pseudo_gt import summary
+from data_prep.stage1.output import Output, finished, summary
 
 
 def register(parser: argparse.ArgumentParser) -> None:

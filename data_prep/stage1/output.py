@@ -1,4 +1,4 @@
-"""Reads the output of Stage 1 in the manifest's order: answered records and the list of rejected ones."""
+"""Read the output of Stage 1 in the order of the manifest (answered records, rejected ones), and count it by rule."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -8,9 +8,10 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json
 from caad_ds.utils.journal import same_settings
 from data_prep.common.jsonl import Rejected, read_jsonl
-from data_prep.common.rejects import rejected_path
+from data_prep.common.rejects import Rejects, rejected_path
 from data_prep.common.step_journal import settings_path
 from data_prep.stage1.answer_checks import CHECKS
+from data_prep.stage1.answer_table import AnswerTable
 from data_prep.stage1.answers import RejectedAnswer
 
 
@@ -75,3 +76,11 @@ def finished(out: Path, settings: dict) -> dict | None:
     stored = read_json(stamp, f"remove it and {out} to answer again")
     same_settings({name: stored[name] for name in stored if name not in CHECKS or name in settings}, settings, out)
     return stored
+
+
+def summary(rejects: Rejects, table: AnswerTable) -> str:
+    """Suffix for the last line: number of rejected records by rule."""
+    if not table.rules:
+        return ""
+    counts = ", ".join(f"{count} {rule}" for rule, count in sorted(table.rules.items()))
+    return f"; {rejects.count} rejected ({counts}), see {rejects.path}"

@@ -23,7 +23,7 @@ from data_prep.stage1.answers import CHECK, ENGINE, Answers, RejectedAnswer
 from data_prep.stage1.engines import ENGINES, Answer, Engine, find
 from data_prep.stage1.engines.engine_options import EngineOptions, Server
 from data_prep.stage1.engines.generation_settings import GenerationSettings
-from data_prep.stage1.output import Output, finished
+from data_prep.stage1.output import Output, finished, summary
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -239,14 +239,6 @@ def _answer(row: Record | Rejected) -> Answer:
     if not isinstance(row, RejectedAnswer):
         return Answer(row.id, reason=row.reason)
     return Answer(row.id, row.response, row.reason if row.by == ENGINE else "")
-
-
-def summary(rejects: Rejects, table: AnswerTable) -> str:
-    """Suffix for the last line: number of rejected records by rule."""
-    if not table.rules:
-        return ""
-    counts = ", ".join(f"{count} {rule}" for rule, count in sorted(table.rules.items()))
-    return f"; {rejects.count} rejected ({counts}), see {rejects.path}"
 
 
 def _engine_name(text: str) -> str:

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caad_ds.cli import main
-from caad_ds.data.instructions import Instructions, ask, hint
+from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.scoring.matching import matches_strictly
 from caad_ds.utils.errors import UserError
 from data_prep import conflict_benchmark, describe, split
+from data_prep.common.questions_and_hints import ask, hint
 from data_prep.stage1.textual_messages import textual_messages
 from tests.data_prep.instruction_files import DEMO, FILES
 from tests.data_prep.lines import read

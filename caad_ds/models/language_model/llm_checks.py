@@ -187,3 +187,14 @@ def check_stops(strings: Any, name: str) -> None:
             f"{name}: its generation_config.json ends answers at the texts {strings!r:.80} (stop_strings), and here "
             "tokens end them; put the ids of its end tokens into eos_token_id there, and remove stop_strings"
         )
+
+
+def check_vocabulary(llm: PreTrainedModel, tokenizer: Any, where: str) -> None:
+    """Refuse a tokenizer with a token id outside the embedding."""
+    rows = len(token_embeddings(llm))
+    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if largest >= rows:
+        raise UserError(
+            f"{where}: token {token!r} of the tokenizer {tokenizer.name_or_path} has id {largest}, but the embedding "
+            f"has {rows} rows; take a tokenizer of these weights, or raise vocab_size"
+        )

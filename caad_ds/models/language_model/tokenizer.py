@@ -1,14 +1,13 @@
-"""Load a language model's tokenizer, and check that it is that of the weights."""
+"""Load a language model's tokenizer, and check that it is the one of given weights."""
 
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer
 
 from caad_ds.models.prompts.answer_turn import FORM
 from caad_ds.models.prompts.chat_template import TemplateSettings, freeze_template
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig
-from caad_ds.models.whisper_qformer.llm_forward import token_embeddings
 from caad_ds.models.whisper_qformer.prompt_ids import PIECES
 from caad_ds.utils.errors import UserError, first_line
 from caad_ds.utils.files import read_json
@@ -28,17 +27,6 @@ def load_tokenizer(name: str | Path, settings: TemplateSettings | None = None) -
     if config.is_file() and read_json(config, "give a complete folder").get("model_type") == SpeechLMConfig.model_type:
         tokenizer.init_kwargs.setdefault(FORM, PIECES)  # saved before models recorded how their ids are made
     return freeze_template(tokenizer, settings)
-
-
-def check_vocabulary(llm: PreTrainedModel, tokenizer: Any, where: str) -> None:
-    """Refuse a tokenizer with a token id outside the embedding."""
-    rows = len(token_embeddings(llm))
-    token, largest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    if largest >= rows:
-        raise UserError(
-            f"{where}: token {token!r} of the tokenizer {tokenizer.name_or_path} has id {largest}, but the embedding "
-            f"has {rows} rows; take a tokenizer of these weights, or raise vocab_size"
-        )
 
 
 def check_own_vocabulary(name: str, tokenizer: Any) -> None:

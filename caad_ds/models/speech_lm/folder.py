@@ -10,8 +10,8 @@ import torch
 from transformers import GenerationConfig
 
 from caad_ds.models.language_model import lora
-from caad_ds.models.language_model.llm_checks import check_llm
-from caad_ds.models.language_model.tokenizer import check_vocabulary, load_tokenizer
+from caad_ds.models.language_model.llm_checks import check_llm, check_vocabulary
+from caad_ds.models.language_model.tokenizer import load_tokenizer
 from caad_ds.models.origin_names import drop_folder_names
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.prompts.answer_turn import FORM, form_of

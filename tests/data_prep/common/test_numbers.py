@@ -9,11 +9,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caad_ds.data.instructions import Instructions, ask
+from caad_ds.data.instructions import Instructions
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import parse_yaml, read_yaml
 from data_prep import conflict_benchmark, describe, split
 from data_prep.annotate.classes import read_scales
+from data_prep.common.questions_and_hints import ask
 
 ONE = "name: Speakers\n    questions: [How many]\n    options:\n"
 
