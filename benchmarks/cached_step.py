@@ -14,10 +14,10 @@ from caad_ds.config.schema import Config
 from caad_ds.data.batch import IGNORE, Batch, PairedBatch
 from caad_ds.data.stored_states import StoredStates
 from caad_ds.distill.student_objective import StudentObjective
+from caad_ds.distill.teacher_cache.cache_store import Store
 from caad_ds.distill.teacher_cache.cached_signals import CachedTeacher, FillingTeacher
 from caad_ds.distill.teacher_cache.row_layout import Layout
 from caad_ds.distill.teacher_cache.segments import SegmentWriter
-from caad_ds.distill.teacher_cache.store import Store
 from caad_ds.distill.teacher_signal import TeacherForward, TeacherSignal, TeacherStates
 from caad_ds.loss.head import LMHead
 from caad_ds.utils.memory import MIB

@@ -31,7 +31,7 @@ from caad_ds.data.instructions import Instructions
 from caad_ds.evaluation.benchmarks.benchmark import CONDITIONS
 from caad_ds.evaluation.tables_and_plots.tables import markdown
 from caad_ds.models.language_model.tokenizer import load_tokenizer
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.speech_lm.folder import save
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 

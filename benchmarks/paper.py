@@ -21,7 +21,7 @@ from benchmarks.step_models import published
 from benchmarks.training_runs import Setting, main, noise_shards
 from caad_ds.config.inheritance import merged, read_files
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.speech_lm.folder import save
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM

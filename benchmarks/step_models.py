@@ -14,7 +14,7 @@ from caad_ds.data.batch import IGNORE, Batch
 from caad_ds.models import negatives
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.utils.text import read_text

@@ -24,9 +24,9 @@ import torch
 
 from benchmarks.measure import cpu_name
 from caad_ds.data.stored_states import StoredStates
+from caad_ds.distill.teacher_cache.cache_store import Store
 from caad_ds.distill.teacher_cache.row_layout import Layout, as_bytes
 from caad_ds.distill.teacher_cache.segments import ROWS, SEGMENT_BYTES, Segment, SegmentWriter, read_segments
-from caad_ds.distill.teacher_cache.store import Store
 
 WIDTH, ANSWER = 4096, 96
 STEP = 0.1  # seconds

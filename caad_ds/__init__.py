@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # types of the names in `_MODULES`; keep both in sync
     from caad_ds.loss.divergence import Divergence as Divergence
     from caad_ds.loss.head import LMHead as LMHead
     from caad_ds.loss.objective import LossOutput as LossOutput
-    from caad_ds.training.command import train as train
+    from caad_ds.training.train_command import train as train
     from caad_ds.utils.errors import UserError as UserError
 
 _MODULES = {
@@ -38,7 +38,7 @@ _MODULES = {
     "evaluate": "caad_ds.evaluation.evaluate",
     "load": "caad_ds.generation.model",
     "load_config": "caad_ds.config.reading",
-    "train": "caad_ds.training.command",
+    "train": "caad_ds.training.train_command",
 }
 
 __all__ = [*_MODULES]

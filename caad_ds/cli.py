@@ -30,8 +30,8 @@ COMMANDS = {
     "prep verify": ("data_prep.verify.verify", "check shards against their index"),
     "prep conflict-benchmark": ("data_prep.conflict_benchmark", "write a benchmark in MCR-BENCH's format"),
     "config": ("caad_ds.config.listing", "list the keys of a run's YAML: type, default, meaning"),
-    "plan": ("caad_ds.training.plan.command", "what a run needs: memory, FLOPs, hours, files; no weights, no GPU"),
-    "train": ("caad_ds.training.command", "train: Stage 2 distillation, or CE"),
+    "plan": ("caad_ds.training.plan.plan_command", "what a run needs: memory, FLOPs, hours, files; no weights, no GPU"),
+    "train": ("caad_ds.training.train_command", "train: Stage 2 distillation, or CE"),
     "cache-teacher": (
         "caad_ds.training.teacher.cache_teacher",
         "store the teacher's states, so that it runs once a sample",

@@ -2,7 +2,7 @@
 
 import sys
 
-from caad_ds.training.command import main
+from caad_ds.training.train_command import main
 
 if __name__ == "__main__":
     sys.exit(main())

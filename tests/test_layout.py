@@ -19,3 +19,14 @@ def test_no_folder_has_more_than_about_12_modules(package):
     folders = [ROOT / package, *(path for path in (ROOT / package).rglob("*") if path.is_dir())]
     counts = {str(folder): len([path for path in folder.glob("*.py") if path.stem != "__init__"]) for folder in folders}
     assert max(counts.values()) > 1 and not {name: count for name, count in counts.items() if count > MODULES}
+
+
+def test_two_modules_of_one_name_are_one_idea_in_two_rooms():
+    """For example a command and the function that it calls, or a benchmark's results and their comparison."""
+    shared = {
+        *("check_teacher", "compare", "dynamic_superb", "evaluate", "explain", "export", "group_metrics", "jsonl"),
+        *("noise", "report", "result"),
+    }
+    names = [path.stem for package in ("caad_ds", "data_prep") for path in (ROOT / package).rglob("*.py")]
+    twice = {name for name in names if names.count(name) > 1 and not name.startswith("__")}
+    assert "evaluate" in twice and not twice - shared

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from caad_ds.data.batch import IGNORE, Batch, PairedBatch
 from caad_ds.data.decoded_sample import Sample
-from caad_ds.distill.teacher_cache.store import Store
+from caad_ds.distill.teacher_cache.cache_store import Store
 from caad_ds.models import negatives
 from caad_ds.models.prompts.prompt_encoder import Encoded
 from caad_ds.models.reader import Reader

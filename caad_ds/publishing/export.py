@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from caad_ds.training.export.export import export
+from caad_ds.training.export.export_checkpoint import export
 
 if TYPE_CHECKING:
     from caad_ds.training.export.model_card import Scores

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         most_new_tokens=max(args.most_new_tokens, args.max_new_tokens), waiting=args.max_waiting, batch=args.max_batch,
         drain=args.drain,
     )  # fmt: skip
-    return importlib.import_module("caad_ds.serving.server.run").serve(
+    return importlib.import_module("caad_ds.serving.server.start_server").serve(
         models, listening, key=key, local=local, limits=limits, device=args.device, dtype=args.dtype
     )
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from caad_ds.tracking.mlflow_store import connect, holds, newest_experiment
 from caad_ds.tracking.secrets import hide_secrets
-from caad_ds.tracking.store import connect, holds, newest_experiment
 from caad_ds.tracking.target import DEFAULT_URI, TRAININGS, URI_VARIABLE, Target, is_server, page, sqlite_path
 from caad_ds.utils.command import positive
 from caad_ds.utils.errors import UserError

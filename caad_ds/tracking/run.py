@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from caad_ds.tracking.machine import PREFIX, Machine
-from caad_ds.tracking.origin import Data
-from caad_ds.tracking.secrets import hide_secrets, legal_key, printable, reason
-from caad_ds.tracking.store import (
+from caad_ds.tracking.mlflow_store import (
     BATCH_METRICS,
     connect,
     existing_run,
@@ -23,6 +21,8 @@ from caad_ds.tracking.store import (
     log_tags,
     logged_steps,
 )
+from caad_ds.tracking.origin import Data
+from caad_ds.tracking.secrets import hide_secrets, legal_key, printable, reason
 from caad_ds.tracking.target import Target, curves
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from caad_ds.models.language_model.llm_checks import check_vocabulary
 from caad_ds.models.language_model.tokenizer import check_own_vocabulary, load_tokenizer
 from caad_ds.models.prompts.chat_template import TemplateSettings
 from caad_ds.models.shared_vocabulary import SharedVocabulary
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.speech_lm.encoder_folder import load_encoder, recorded_encoder
 from caad_ds.training.optimizer import adamw
 from caad_ds.utils.device import DTYPES

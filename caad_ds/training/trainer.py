@@ -40,7 +40,7 @@ from caad_ds.training.on_policy import build_rollouts
 from caad_ds.training.optimizer import forget_gradients
 from caad_ds.training.run_identity import Identity, check_same_config, identity, prompts_identity
 from caad_ds.training.schedule import learning_rate
-from caad_ds.training.teacher.build import build_teacher
+from caad_ds.training.teacher.build_teacher import build_teacher
 from caad_ds.training.teacher.cache import open_cache, seen
 from caad_ds.training.teacher.filling_progress import FillingProgress
 from caad_ds.training.teacher_and_student import heads_of, load_models, pair

@@ -121,8 +121,8 @@ def _noise(record: Record, records: list[Record], length: int, rng: np.random.Ge
     white = rng.standard_normal(length)
     if kind == "white":
         return white
-    # Pink: power falls as 1 / f down to the lowest frequency; noise.py's is flat below 30 Hz. Sharing one function
-    # would change the audio behind the demo's table or docs/results/recorded_speech.md.
+    # Pink: power falls as 1 / f down to the lowest frequency; background_noise.py's is flat below 30 Hz. Sharing one
+    # function would change the audio behind the demo's table or docs/results/recorded_speech.md.
     spectrum = np.fft.rfft(white)
     return np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(spectrum.size), 1)), length)
 

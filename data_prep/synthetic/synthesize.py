@@ -17,7 +17,7 @@ from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors, read_json, write_json, write_jsonl
 from caad_ds.utils.formatting import counted
 from caad_ds.utils.progress import track
-from data_prep.synthetic.clips import DEFAULT, SPLITS, Difficulty, render
+from data_prep.synthetic.speech_clips import DEFAULT, SPLITS, Difficulty, render
 
 SETTINGS, METADATA = "settings.json", "metadata.jsonl"
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from caad_ds.data.shard_index import ShardIndex
+from caad_ds.distill.teacher_cache.cache_store import Store, named
 from caad_ds.distill.teacher_cache.filling_state import MARK, PARTS
 from caad_ds.distill.teacher_cache.head_file import HEAD, read_head
 from caad_ds.distill.teacher_cache.key import KEY, read_key, stored_layout
@@ -27,7 +28,6 @@ from caad_ds.distill.teacher_cache.segments import (
     unreadable,
     write_index,
 )
-from caad_ds.distill.teacher_cache.store import Store, named
 from caad_ds.training.checks.usable_samples import LIST
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import LOCK, disk_errors, sole_writer

@@ -49,7 +49,7 @@ WRONG = {
 SCRIPT = """
 import contextlib, io, json, sys
 from caad_ds import cli
-from caad_ds.training import command
+from caad_ds.training import train_command
 HEAVY, WRONG = json.loads(sys.argv[1])
 def heavy():
     return [name for name in HEAVY if name in sys.modules]
@@ -58,7 +58,7 @@ for name, wrong in WRONG.items():
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            main = command.main if name == "train.py" else cli.main
+            main = train_command.main if name == "train.py" else cli.main
             words = [] if name == "train.py" else name.split()
             try:
                 main([*words, "--help"])

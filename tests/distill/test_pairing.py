@@ -18,7 +18,7 @@ from caad_ds.models.families.caad_speech_lm import SpeechAudioLM, SpeechReader
 from caad_ds.models.prompts.train_tokenizer import TEMPLATE, train_tokenizer
 from caad_ds.models.reader import Reader
 from caad_ds.models.shared_vocabulary import SharedVocabulary
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.training.run_identity import prompts_identity
 from caad_ds.utils.errors import UserError
 from tests.models.small import sample

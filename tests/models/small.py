@@ -4,7 +4,7 @@ import numpy as np
 
 from caad_ds.data.audio_markers import user_content
 from caad_ds.data.decoded_sample import Sample
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from tests.training.tiny import amplify, llama
 

@@ -8,7 +8,7 @@ import torch
 
 from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.speech_lm.encoder_folder import load_encoder
 from caad_ds.models.speech_lm.folder import load
 from caad_ds.training.engines import load_student

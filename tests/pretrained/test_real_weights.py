@@ -14,7 +14,7 @@ from caad_ds.data.decoded_sample import Sample
 from caad_ds.distill.student_objective import StudentObjective
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.language_model.tokenizer import load_tokenizer
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.speech_lm.encoder_folder import load_encoder
 from data_prep.stage1.engines.generation_settings import GenerationSettings
 from data_prep.stage1.engines.transformers import TransformersEngine

@@ -6,7 +6,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 
 from caad_ds.models.language_model.tokenizer import load_tokenizer
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.speech_lm.encoder_folder import load_encoder
 from caad_ds.models.speech_lm.folder import save
 from caad_ds.serving import ask

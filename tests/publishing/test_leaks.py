@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from caad_ds import cli
 from caad_ds.models import auto
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.publishing.leaks import check_text
 from caad_ds.utils.errors import UserError

@@ -8,7 +8,7 @@ import time
 import pytest
 from mlflow import MlflowClient
 
-from caad_ds.tracking import Target, Tracker, run, store
+from caad_ds.tracking import Target, Tracker, mlflow_store, run
 from caad_ds.tracking.origin import Data
 
 
@@ -225,9 +225,9 @@ def test_a_store_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("mlflow.MlflowClient", Killed)
         with pytest.raises(KeyboardInterrupt):
-            store.connect(f"sqlite:///{file}")
+            mlflow_store.connect(f"sqlite:///{file}")
     assert list(file.parent.iterdir()) == []
-    store.connect(f"sqlite:///{file}")
+    mlflow_store.connect(f"sqlite:///{file}")
     assert list(file.parent.iterdir()) == [file]
     assert MlflowClient(f"sqlite:///{file}").search_experiments()
 

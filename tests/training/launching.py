@@ -95,7 +95,7 @@ def _rank(argv: list[str], place: dict[str, str], log: str, prepare: Callable[[]
     file = os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
-    from caad_ds.training.command import main
+    from caad_ds.training.train_command import main
 
     if prepare is not None:
         prepare()

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from caad_ds.config.deepspeed_settings import deepspeed_config
 from caad_ds.config.reading import load_config
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.training.engines import load_student
 from tests.training.alike import (

@@ -14,7 +14,7 @@ from caad_ds.data.audio_markers import user_content
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
 from caad_ds.models.shared_vocabulary import SharedVocabulary
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.speech_lm.folder import save
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from data_prep.pack import pack

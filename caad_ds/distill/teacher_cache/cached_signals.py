@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.data.batch import IGNORE, Batch, PairedBatch
 from caad_ds.data.stored_states import StoredStates
+from caad_ds.distill.teacher_cache.cache_store import Store
 from caad_ds.distill.teacher_cache.row_layout import as_bytes
 from caad_ds.distill.teacher_cache.segments import ROWS, SEGMENT_BYTES, Segment, SegmentWriter
-from caad_ds.distill.teacher_cache.store import Store
 from caad_ds.distill.teacher_signal import OnlineTeacher, TeacherStates
 from caad_ds.loss.contrastive_target import hidden_contrast
 from caad_ds.loss.head import LMHead

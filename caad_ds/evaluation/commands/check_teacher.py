@@ -5,7 +5,7 @@ import argparse
 from caad_ds.config.objective_section import CHECKED_ALPHAS, CHECKED_NEGATIVES, NEGATIVES
 from caad_ds.evaluation.benchmarks.benchmark_kinds import named
 from caad_ds.evaluation.commands import implementation
-from caad_ds.evaluation.commands.arguments import add_model_arguments
+from caad_ds.evaluation.commands.shared_arguments import add_model_arguments
 from caad_ds.evaluation.tables_and_plots.tables import show_doubtful, show_rejected
 from caad_ds.utils.command import ROWS_REJECTED, positive
 from caad_ds.utils.paths import existing, new_file

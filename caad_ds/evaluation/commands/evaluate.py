@@ -8,7 +8,7 @@ from caad_ds.evaluation.benchmarks.benchmark import PLAIN
 from caad_ds.evaluation.benchmarks.benchmark_kinds import KINDS, PROMPTS
 from caad_ds.evaluation.benchmarks.from_description.description import description_file
 from caad_ds.evaluation.commands import implementation
-from caad_ds.evaluation.commands.arguments import add_model_arguments
+from caad_ds.evaluation.commands.shared_arguments import add_model_arguments
 from caad_ds.evaluation.predictions import RunFolder
 from caad_ds.evaluation.scoring.llm_judge import add_judge_arguments
 from caad_ds.evaluation.tables_and_plots.evaluation_tables import evaluation_rows, show_evaluation

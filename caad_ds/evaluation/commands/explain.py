@@ -5,7 +5,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from caad_ds.evaluation.commands import implementation
-from caad_ds.evaluation.commands.arguments import add_benchmark_arguments
+from caad_ds.evaluation.commands.shared_arguments import add_benchmark_arguments
 from caad_ds.evaluation.explain.answer_settings import ANSWERS, AnswerSettings
 from caad_ds.evaluation.tables_and_plots.mlflow_log import add_mlflow_arguments, store_of
 from caad_ds.evaluation.tables_and_plots.tables import show_doubtful, show_rejected

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from caad_ds.evaluation.commands import implementation
-from caad_ds.evaluation.commands.arguments import add_benchmark_arguments
+from caad_ds.evaluation.commands.shared_arguments import add_benchmark_arguments
 from caad_ds.evaluation.speed.result import FILES, log_speeds, show_speeds
 from caad_ds.evaluation.tables_and_plots.mlflow_log import add_mlflow_arguments, output_folder, store_of
 from caad_ds.evaluation.tables_and_plots.tables import show

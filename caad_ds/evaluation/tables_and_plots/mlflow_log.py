@@ -20,9 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from caad_ds.evaluation.speed.speed_tables import speed_metrics
 from caad_ds.tracking import Target
-from caad_ds.tracking.origin import Data, origin_tags
-from caad_ds.tracking.secrets import hide_secrets, legal_key, printable, reason
-from caad_ds.tracking.store import (
+from caad_ds.tracking.mlflow_store import (
     BATCH_METRICS,
     connect,
     existing_run,
@@ -31,6 +29,8 @@ from caad_ds.tracking.store import (
     log_params,
     training_run,
 )
+from caad_ds.tracking.origin import Data, origin_tags
+from caad_ds.tracking.secrets import hide_secrets, legal_key, printable, reason
 from caad_ds.tracking.target import DEFAULT_EXPERIMENT, DEFAULT_URI, EXPERIMENT_VARIABLE, URI_VARIABLE
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import read_json, write_json

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from caad_ds.models.language_model.load_llm import load_llm
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.speech_lm.encoder_folder import load_encoder
 from caad_ds.models.whisper_qformer.encoder import SpeechEncoder
 from caad_ds.models.whisper_qformer.llm_forward import embedding_width

@@ -11,9 +11,9 @@ from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.data.stream import StreamReader
 from caad_ds.models.model_hashes import model_hash
 from caad_ds.tracking import Target, Tracker
+from caad_ds.tracking.mlflow_store import connect, log_tags
 from caad_ds.tracking.origin import EXPORTED, MODEL, Data, origin_tags
 from caad_ds.tracking.secrets import reason
-from caad_ds.tracking.store import connect, log_tags
 from caad_ds.tracking.target import sqlite_path
 from caad_ds.training.run_identity import flatten
 from caad_ds.utils.device import device_name

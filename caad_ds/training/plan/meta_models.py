@@ -18,7 +18,7 @@ from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.language_model.head_form import HeadForm
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.speech_lm.encoder_folder import encoder_of
 from caad_ds.models.transformers_lm import TransformersLM, check_names, random_model
 from caad_ds.models.whisper_qformer.config import SpeechLMConfig

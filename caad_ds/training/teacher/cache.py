@@ -14,6 +14,7 @@ from caad_ds.config.cache_section import CacheSection
 from caad_ds.config.schema import Config
 from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.data.stream import StreamReader
+from caad_ds.distill.teacher_cache.cache_store import Store, named
 from caad_ds.distill.teacher_cache.cached_signals import FillingTeacher
 from caad_ds.distill.teacher_cache.filling_state import MARK, WHOLE, filling, mark_of, writer_of
 from caad_ds.distill.teacher_cache.head_file import HEAD, read_head, write_head
@@ -27,7 +28,6 @@ from caad_ds.distill.teacher_cache.segments import (
     length_fault,
     read_segments,
 )
-from caad_ds.distill.teacher_cache.store import Store, named
 from caad_ds.distill.teacher_signal import OnlineTeacher
 from caad_ds.loss.head import LMHead
 from caad_ds.models import auto

@@ -12,12 +12,12 @@ from caad_ds.config.schema import Config
 from caad_ds.data.decoded_sample import Sample
 from caad_ds.data.loader import Loader
 from caad_ds.data.shard_reader import IndexedReader
+from caad_ds.distill.teacher_cache.cache_store import content_of, named
 from caad_ds.distill.teacher_cache.cached_signals import FillingTeacher
-from caad_ds.distill.teacher_cache.store import content_of, named
 from caad_ds.training.checks.attention import check_attention
 from caad_ds.training.checks.finite_weights import check_models
 from caad_ds.training.checks.usable_samples import check_lengths, check_texts
-from caad_ds.training.teacher.build import build_teacher
+from caad_ds.training.teacher.build_teacher import build_teacher
 from caad_ds.training.teacher.cache import TeacherCache, seen
 from caad_ds.training.teacher_and_student import load_models, pair
 from caad_ds.utils.array_task import Part

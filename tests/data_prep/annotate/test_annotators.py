@@ -8,8 +8,8 @@ import pytest
 from caad_ds.data.audio.decode import SAMPLE_RATE, AudioError
 from data_prep.annotate import annotators
 from data_prep.annotate.annotators import brouhaha, emotion2vec
+from data_prep.synthetic.background_noise import background, scaled_to
 from data_prep.synthetic.espeak import speak
-from data_prep.synthetic.noise import background, scaled_to
 from tests.data_prep.signals import pulses, voiced
 
 VOICES = ("en-us+f3", "en-us+m3", "en-gb-scotland+m7", "en-us+Annie")

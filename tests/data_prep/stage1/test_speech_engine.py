@@ -16,7 +16,7 @@ from caad_ds.generation.decoding import decode
 from caad_ds.generation.model import Model
 from caad_ds.generation.sampling import Sampling
 from caad_ds.models.language_model.tokenizer import load_tokenizer
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.speech_lm.folder import save
 from data_prep.stage1.answer_checks import CHECKS
 from data_prep.stage1.engines.generation_settings import GenerationSettings

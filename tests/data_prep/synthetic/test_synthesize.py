@@ -6,10 +6,10 @@ import soundfile
 
 from caad_ds.utils.errors import UserError
 from data_prep.synthetic import synthesize as command
-from data_prep.synthetic.clips import MAX_SECONDS, SPLITS, Difficulty
+from data_prep.synthetic.background_noise import background, scaled_to
 from data_prep.synthetic.espeak import speak
-from data_prep.synthetic.noise import background, scaled_to
 from data_prep.synthetic.sentences import SLOTS, bucket, sentence
+from data_prep.synthetic.speech_clips import MAX_SECONDS, SPLITS, Difficulty
 from tests.data_prep.lines import read
 from tests.tolerance import decibels
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from caad_ds import cli
+from caad_ds.distill.teacher_cache.cache_store import Store
 from caad_ds.distill.teacher_cache.head_file import HEAD, read_head, write_head
 from caad_ds.distill.teacher_cache.key import FORM, PRECISION, write_key
 from caad_ds.distill.teacher_cache.row_layout import Layout
 from caad_ds.distill.teacher_cache.segments import SegmentWriter, read_segments
-from caad_ds.distill.teacher_cache.store import Store
 from caad_ds.loss.head import LMHead
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer

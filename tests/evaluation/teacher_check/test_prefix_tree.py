@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from caad_ds.evaluation.teacher_check.option_likelihoods import cuts
 from caad_ds.evaluation.teacher_check.prefix_tree import can_share, levels
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.whisper_qformer.llm_forward import hidden_states
 from tests.evaluation.conftest import LOUD, tiny_parts
 from tests.tolerance import assert_close, path

@@ -30,7 +30,7 @@ from caad_ds.models.language_model.llm_checks import check_llm
 from caad_ds.models.language_model.load_llm import build_llm
 from caad_ds.models.prompts.answer_turn import end_tokens
 from caad_ds.models.prompts.train_tokenizer import train_tokenizer
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.models.whisper_qformer.llm_forward import hidden_states
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM

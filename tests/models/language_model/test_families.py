@@ -15,7 +15,7 @@ from caad_ds.models.language_model.head_form import HeadForm
 from caad_ds.models.language_model.llm_checks import check_llm
 from caad_ds.models.language_model.load_llm import build_llm, lm_head, load_llm, position_limit
 from caad_ds.models.prompts.answer_turn import end_tokens
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.speech_lm.embed import merge_audio
 from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.models.whisper_qformer.embedded_batch import positions

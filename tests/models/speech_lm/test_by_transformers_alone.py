@@ -19,7 +19,7 @@ from caad_ds.models.prompts.answer_turn import FORM
 from caad_ds.models.prompts.prompt_encoder import PIECES
 from caad_ds.models.reader import NO_TRANSCRIPT
 from caad_ds.models.speech_lm import adapters, huggingface
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from tests.models.prompts.chat_tokenizers import CHATML, ZEPHYR, byte_level, sentence_piece
 from tests.models.speech_lm import by_transformers
 from tests.training.tiny import amplify, encoder, llama

@@ -11,7 +11,7 @@ from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.families.caad_speech_lm import load as load_lm
 from caad_ds.models.prompts.prompt_encoder import tokenization
 from caad_ds.models.speech_lm import adapters, huggingface
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.speech_lm.encoder_folder import INSIDE, load_encoder
 from caad_ds.models.speech_lm.folder import load, save
 from caad_ds.serving.ask import MAX_NEW_TOKENS

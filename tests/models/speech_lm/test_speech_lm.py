@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 from caad_ds.data.audio_markers import AUDIO
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.model_hashes import weights_hash
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.speech_lm.embed import merge_audio
 from caad_ds.models.speech_lm.encoder_folder import load_encoder, save_encoder
 from caad_ds.models.speech_lm.folder import load, save

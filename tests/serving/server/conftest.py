@@ -21,8 +21,8 @@ from caad_ds.generation.decoding import generate
 from caad_ds.generation.model import Model
 from caad_ds.serving.server import batching
 from caad_ds.serving.server.limits import Limits
-from caad_ds.serving.server.run import config_of
 from caad_ds.serving.server.service import Service
+from caad_ds.serving.server.start_server import config_of
 from tests.models.families.conftest import audio
 
 NAME = "student"

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from caad_ds.data.audio.usable_audio import Levels
-from caad_ds.serving.server import batching, bounded_body, run
+from caad_ds.serving.server import batching, bounded_body, start_server
 from caad_ds.serving.server.chat_request import NEUTRAL, ChatRequest, read_request
 from caad_ds.serving.server.decoded_audio_limit import Room, Share
 from caad_ds.serving.server.limits import Limits
@@ -217,12 +217,12 @@ def test_a_request_that_has_ended_takes_no_room():
 
 def test_connections_and_headers_are_bounded(model, monkeypatch):
     """Others are served while silent connections are open, and these do not stay."""
-    monkeypatch.setattr(run, "CONNECTIONS", 4)
-    monkeypatch.setattr(run, "ASKING", 2.0)
+    monkeypatch.setattr(start_server, "CONNECTIONS", 4)
+    monkeypatch.setattr(start_server, "ASKING", 2.0)
     with running(model, waiting=2) as served:
         port = int(served.address.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), timeout=5) as sent:
-            sent.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * run.HEADERS)
+            sent.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * start_server.HEADERS)
             assert sent.recv(100).startswith(b"HTTP/1.1 400 "), "headers without end are waited for"
         silent = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(6)]
         silent[0].sendall(b"GET /health HTTP/1.1\r\nX: ")
@@ -233,7 +233,7 @@ def test_connections_and_headers_are_bounded(model, monkeypatch):
 
 
 def test_what_is_left_of_a_refused_body_is_not_read_for_ever(model, monkeypatch):
-    monkeypatch.setattr(run, "ASKING", 0.5)
+    monkeypatch.setattr(start_server, "ASKING", 0.5)
     with running(model) as served:
         port = int(served.address.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), timeout=10) as sent:
@@ -248,8 +248,8 @@ POST = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length:
 
 @pytest.mark.parametrize("asked", [GET, POST], ids=["page", "refusal"])
 def test_a_client_that_reads_nothing_does_not_keep_its_connection(model, monkeypatch, asked):
-    monkeypatch.setattr(run, "CONNECTIONS", 2)
-    monkeypatch.setattr(run, "ASKING", 1.0)
+    monkeypatch.setattr(start_server, "CONNECTIONS", 2)
+    monkeypatch.setattr(start_server, "ASKING", 1.0)
     with running(model, waiting=2) as served:
         port = int(served.address.rpartition(":")[2])
         deaf = [reading_nothing(port, asked) for _ in range(4)]
@@ -280,7 +280,7 @@ def works(served, path: str) -> bool:
 
 def test_a_stream_whose_model_is_slow_is_not_cut(model, monkeypatch, endless):
     """Nothing is sent for longer than a client may take to read."""
-    monkeypatch.setattr(run, "ASKING", 0.2)
+    monkeypatch.setattr(start_server, "ASKING", 0.2)
     begin = batching.Rows.__call__
 
     def slowly(rows, *given, **options):

@@ -195,11 +195,11 @@ def test_a_rank_that_fails_alone_in_its_own_way_ends_all(made):
 
 def lack_the_config() -> None:
     """In a rank: the second one's node does not have the file."""
-    from caad_ds.training import command
+    from caad_ds.training import train_command
 
-    load = command.load_config
+    load = train_command.load_config
     if os.environ["RANK"] == "1":
-        command.load_config = lambda _, overrides: load("/nonexistent/run.yaml", overrides)  # type: ignore[assignment]
+        train_command.load_config = lambda _, overrides: load("/nonexistent/run.yaml", overrides)  # type: ignore[assignment]
 
 
 def test_a_rank_whose_node_lacks_the_config_ends_all(made):

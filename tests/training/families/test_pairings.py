@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from caad_ds.config.reading import load_config
 from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.distill.pairing import Pairing
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.speech_lm.folder import save
 from caad_ds.training.engines import load_student, load_teacher
 from tests.training.families import plain

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from caad_ds.config.reading import load_config
 from caad_ds.config.schema import Config
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.speech_lm.encoder_folder import load_encoder
 from caad_ds.models.speech_lm.folder import save
 from caad_ds.training.device_datasheets import DEVICES

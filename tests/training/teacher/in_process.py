@@ -11,10 +11,10 @@ import torch
 
 from caad_ds.config.reading import load_config
 from caad_ds.distill.step import DistillStep
+from caad_ds.distill.teacher_cache.cache_store import Store
 from caad_ds.distill.teacher_cache.filling_state import WHOLE
 from caad_ds.distill.teacher_cache.row_layout import Layout
 from caad_ds.distill.teacher_cache.segments import SegmentWriter
-from caad_ds.distill.teacher_cache.store import Store
 from caad_ds.distill.teacher_signal import OnlineTeacher
 from caad_ds.training.teacher.cache_filling import CacheFilling
 from caad_ds.training.teacher.cache_teacher import to_fill

@@ -13,7 +13,7 @@ from caad_ds import cli
 from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
 from caad_ds.models.model_hashes import model_hash
 from caad_ds.models.speech_lm import adapters
-from caad_ds.models.speech_lm.build import build
+from caad_ds.models.speech_lm.build_speech_lm import build
 from caad_ds.models.speech_lm.folder import load
 from caad_ds.models.whisper_qformer.speech_lm import SpeechLM
 from caad_ds.training.export.model_folder import write_model

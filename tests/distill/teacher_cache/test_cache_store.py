@@ -16,6 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from caad_ds.data.stored_states import StoredStates
+from caad_ds.distill.teacher_cache.cache_store import Store, content_of
 from caad_ds.distill.teacher_cache.row_layout import Layout
 from caad_ds.distill.teacher_cache.segments import (
     Entry,
@@ -25,7 +26,6 @@ from caad_ds.distill.teacher_cache.segments import (
     read_segments,
     write_index,
 )
-from caad_ds.distill.teacher_cache.store import Store, content_of
 from caad_ds.utils.device import DTYPES
 from caad_ds.utils.errors import UserError
 

@@ -10,8 +10,8 @@ import soundfile
 from caad_ds.data.audio.decode import SAMPLE_RATE
 from caad_ds.data.audio.pcm16 import to_pcm16
 from caad_ds.utils.errors import UserError
+from data_prep.synthetic.background_noise import background, scaled_to
 from data_prep.synthetic.espeak import speak
-from data_prep.synthetic.noise import background, scaled_to
 from data_prep.synthetic.sentences import sentence
 
 

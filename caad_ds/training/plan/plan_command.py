@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--nodes {args.nodes} needs --gpus-per-node: how many ranks each of them has")
     config = load_config(args.config, args.set)
     from caad_ds.training.plan.plan import plan
-    from caad_ds.training.plan.tables import show
+    from caad_ds.training.plan.plan_tables import show
 
     needs = plan(
         config,
