@@ -11,6 +11,8 @@ import torch
 from caad_ds.config.deepspeed_settings import deepspeed_config, teacher_file
 from caad_ds.config.schema import Config
 from caad_ds.loss.objective import Objective
+from caad_ds.models.families.caad_speech_lm import SpeechAudioLM
+from caad_ds.models.whisper_qformer.rates import POSITIONS_PER_SECOND
 from caad_ds.training.batches import teacher_batch
 from caad_ds.training.device_datasheets import GIB, Device
 from caad_ds.training.plan import formulas
@@ -101,6 +103,19 @@ class Engines:
         inside = [part for name, part in lm.modules_outside().items() if name in lm.extra_modules()]
         return sum(map(numel, [*inside, *self.outside(teachers=True)])) * formulas.FP32
 
+    def kept(self, clips: int) -> float:
+        """Return bytes of the encoder states that a process holds once it has read all clips (student.keep_encoded_gb).
+
+        States are float32 [taps, positions, width] of each clip. The teacher's negative adds those of as many noisy
+        clips (noise), or of one (zero_mel, silence).
+        """
+        lm, limit = self.student.lm, self.cfg.student.keep_encoded_gb * 1e9
+        if not limit or not isinstance(lm, SpeechAudioLM):
+            return 0
+        each = len(lm.encoder.taps) * lm.encoder.window_seconds * POSITIONS_PER_SECOND * lm.encoder.dim * formulas.FP32
+        negatives = {"noise": clips, "zero_mel": 1, "silence": 1}.get(self.cfg.negative or "", 0)
+        return min(limit, (clips + negatives) * each)
+
     def free(self) -> int:
         """Return the free bytes of a device."""
         if self.device is None:
@@ -113,7 +128,7 @@ class MemoryPlan:
     """Memory of micro-batches of `micro` samples, `accumulation` of them per step, from two rehearsed ones.
 
     `once` holds the costs of a micro-batch that takes the most, `twice` of twice as many samples. `checked` is a batch
-    of the validation pass, None if there is none.
+    of the validation pass, None if there is none. `clips` is the number of different audios that the run reads.
     """
 
     engines: Engines
@@ -122,6 +137,7 @@ class MemoryPlan:
     once: Costs
     twice: Costs
     checked: Costs | None = None
+    clips: int = 0
 
     def of(self, column: str, samples: int) -> dict[str, float]:
         """Return bytes of a rank's device by part, and their peak in a step of `samples` samples."""
@@ -131,6 +147,7 @@ class MemoryPlan:
         parts |= {"student": states.weights, "gradients": states.gradients, "optimizer": states.optimizer}
         if self.engines.device is None:  # the device uses host memory
             parts["optimizer"] += states.host
+            parts["kept encoder states"] = self.engines.kept(self.clips)
         parts |= self._teacher(column)
         phases = self._phases(column, samples, states.step)
         parts |= {f"in {name}": value for name, value in asdict(phases).items()}
@@ -138,14 +155,14 @@ class MemoryPlan:
         return parts | {"peak": held + phases.peak}
 
     def host(self, column: str) -> float:
-        """Return a rank's host memory: what of student and teacher is offloaded, and the buffers of one on NVMe.
+        """Return a rank's host memory: what is offloaded, kept encoder states, and the buffers of a teacher on NVMe.
 
         Each of `buffer_count` buffers takes a rank's share of the teacher's largest weight (deepspeed_settings.py).
         """
         teacher, width, ranks = self.engines.teacher, self.engines.width, self.engines.ranks
         if self.engines.device is None:
             return 0
-        offloaded = self.engines.states.host
+        offloaded = self.engines.states.host + self.engines.kept(self.clips)
         if column == "cpu" and teacher is not None:
             offloaded += numel(teacher.lm.module) * width // ranks
         if column == "nvme" and teacher is not None:

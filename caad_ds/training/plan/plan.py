@@ -24,7 +24,7 @@ from caad_ds.training.plan.meta_models import (
     teacher_described,
     teacher_of,
 )
-from caad_ds.training.plan.rehearsal import Costs, Shape, larger, line, rehearse
+from caad_ds.training.plan.rehearsal import Costs, Shape, extrapolated, larger_of_both, rehearse
 from caad_ds.training.plan.workload import Workload, workload
 from caad_ds.training.plan.written_files import files
 from caad_ds.training.teacher.placement import choose, memory_of, placed_by
@@ -147,7 +147,9 @@ class _Planner:
         checked = None
         if work.validation:
             checked = self._rehearsed(self.cfg.validation.batch_size, longest=True, audios=1.0, trains=False)
-        self.memory = MemoryPlan(engines, self.micro, self.accumulation, self._most(1), self._most(2), checked)
+        self.memory = MemoryPlan(
+            engines, self.micro, self.accumulation, self._most(1), self._most(2), checked, work.clips
+        )
 
     def _samples(self, text: float, seconds: float) -> int:
         """Return the samples of a rank's micro-batch; of a token budget, how many of this length fit into it."""
@@ -165,7 +167,11 @@ class _Planner:
         """
         longest = self._samples(self.work.longest_text, self.work.longest_seconds)
         costs = self._rehearsed(times * longest, longest=True)
-        return costs if longest == self.micro else larger(costs, self._rehearsed(times * self.micro, longest=False))
+        return (
+            costs
+            if longest == self.micro
+            else larger_of_both(costs, self._rehearsed(times * self.micro, longest=False))
+        )
 
     def _rehearsed(self, samples: int, longest: bool, audios: float | None = None, trains: bool = True) -> Costs:
         """Return the costs of a micro-batch of samples of mean length with mean padding, or of the longest.
@@ -177,7 +183,7 @@ class _Planner:
         if samples <= 2 * few:
             return self._rehearse(self._shape(samples, longest, share), trains)
         once, twice = (self._rehearse(self._shape(count, longest, share), trains) for count in (few, 2 * few))
-        return line(once, twice, few, samples)
+        return extrapolated(once, twice, few, samples)
 
     def _shape(self, samples: int, longest: bool, audios: float) -> Shape:
         work, limit = self.work, self.cfg.data.max_answer_tokens
@@ -381,7 +387,7 @@ class _Planner:
         }
 
     def _assumed(self, host_gb: float | None) -> list[str]:
-        encoded = "student.keep_encoded_gb: neither its memory nor what it saves of the encoder is counted"
+        encoded = "student.keep_encoded_gb: what it saves of the encoder is not counted in FLOPs and hours"
         notes = [encoded] if self.cfg.student.keep_encoded_gb else []
         if self.cfg.objective.draws:
             notes.append(

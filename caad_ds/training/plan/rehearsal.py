@@ -131,14 +131,14 @@ def rehearse(
     )
 
 
-def line(once: Costs, twice: Costs, few: int, samples: int) -> Costs:
+def extrapolated(once: Costs, twice: Costs, few: int, samples: int) -> Costs:
     """Extrapolate costs linearly to `samples` samples, from those of `few` and of twice as many."""
     more = (samples - few) / few
     pairs = ((getattr(once, each.name), getattr(twice, each.name)) for each in fields(Costs))
     return Costs(*(max(0, round(one + more * (two - one))) for one, two in pairs))
 
 
-def larger(one: Costs, other: Costs) -> Costs:
+def larger_of_both(one: Costs, other: Costs) -> Costs:
     """Return the larger of each of two micro-batches' costs."""
     return Costs(*(max(getattr(one, each.name), getattr(other, each.name)) for each in fields(Costs)))
 

@@ -33,8 +33,8 @@ class Workload:
 
     Answers are cut at data.max_answer_tokens. `longest_*` are those of the longest. `padded` is the mean over
     micro-batches of the longest text, and `audios_per_sample` the mean share of different audios in a micro-batch (1
-    without group_by_audio). `validation` is the number of samples of data.validation. `source` says where the numbers
-    come from, and `notes` what they leave out.
+    without group_by_audio). `validation` is the number of samples of data.validation, `clips` that of different
+    audios in both. `source` says where the numbers come from, and `notes` what they leave out.
     """
 
     samples: int
@@ -46,6 +46,7 @@ class Workload:
     padded: float
     audios_per_sample: float
     validation: int
+    clips: int
     source: str
     notes: tuple[str, ...] = ()
 
@@ -86,21 +87,22 @@ def workload(
     audio = SECONDS if seconds is None else seconds
     share = "" if answer_tokens is not None else f" (--answer-tokens: {ANSWER_SHARE:.0%} of them are assumed)"
     source = f"as given: {tokens} tokens of text a sample, {answer} of the answer{share}, {audio:g} s; all alike"
-    held_out, notes = _validation(cfg)
-    return Workload(samples, prompt, answer, audio, text, audio, text, 1.0, held_out, source, notes)
+    held_out, _, notes = _validation(cfg)
+    return Workload(samples, prompt, answer, audio, text, audio, text, 1.0, held_out, samples + held_out, source, notes)
 
 
-def _validation(cfg: Config) -> tuple[int, tuple[str, ...]]:
-    """Count the samples of data.validation; a note if it is configured and not there."""
+def _validation(cfg: Config) -> tuple[int, set[str], tuple[str, ...]]:
+    """Return number and audios of the samples of data.validation; a note if it is configured and not there."""
     folder = cfg.data.validation
     if folder is None:
-        return 0, ()
+        return 0, set(), ()
     if (folder / FILE_NAME).is_file():
-        return len(ShardIndex.load(folder, check_files=False)), ()
+        entries = ShardIndex.load(folder, check_files=False).samples
+        return len(entries), {entry.pcm for entry in entries}, ()
     note = (
         f"data.validation: {folder} has no index to read yet; the validation pass and its rows of a cache are left out"
     )
-    return 0, (note,)
+    return 0, set(), (note,)
 
 
 def _of_index(cfg: Config, ranks: int, train: Path) -> Workload:
@@ -119,8 +121,9 @@ def _of_index(cfg: Config, ranks: int, train: Path) -> Workload:
     answers = texts * (sum(answer for _, answer in counts) / lengths.sum())
     prompt, cut = float((texts - answers).mean()), np.minimum(answers, cfg.data.max_answer_tokens)
     texts, answer = texts - answers + cut, float(cut.mean())
-    padded, audios, longest = _micro_batches(cfg, ranks, texts, [entry.pcm for entry in entries])
-    held_out, notes = _validation(cfg)
+    heard = [entry.pcm for entry in entries]
+    padded, audios, longest = _micro_batches(cfg, ranks, texts, heard)
+    held_out, others, notes = _validation(cfg)
     clips = sum(len(record["audios"]) for record in records) / len(records)
     if clips != 1:
         notes = (*notes, f"audio: {clips:.2g} clips a sample are counted as one that is as long as all of them")
@@ -130,7 +133,7 @@ def _of_index(cfg: Config, ranks: int, train: Path) -> Workload:
     )
     return Workload(
         len(entries), prompt, answer, float(lasting.mean()),
-        math.ceil(longest), float(lasting.max()), padded, audios, held_out, source, notes,
+        math.ceil(longest), float(lasting.max()), padded, audios, held_out, len(others.union(heard)), source, notes,
     )  # fmt: skip
 
 
@@ -170,7 +173,7 @@ def _micro_batches(cfg: Config, ranks: int, texts: np.ndarray, audios: Sequence[
         return float(texts.mean()), 1.0, float(texts.max())
     _, accumulation = batch_shape(cfg, ranks)
     order = GlobalOrder(len(texts), opt.batch_size, cfg.run.seed, audios if cfg.data.group_by_audio else None)
-    drawn = [batch for step in range(STEPS) for batch in order.deal(step, ranks, 0, accumulation)]
+    drawn = [batch for step in range(STEPS) for batch in order.micro_batches(step, ranks, 0, accumulation)]
     longest = [texts[batch].max() for batch in drawn]
     different = [len({audios[number] for number in batch}) / len(batch) for batch in drawn]
     return float(np.mean(longest)), float(np.mean(different)), float(np.max(longest))
