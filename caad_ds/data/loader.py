@@ -72,7 +72,7 @@ class IndexedBatches:
         self.share = (world_size, rank, accumulation)
 
     def __call__(self, step: int) -> Iterator[list[Sample]]:
-        return ([self.reader[int(i)] for i in numbers] for numbers in self.order.deal(step, *self.share))
+        return ([self.reader[int(i)] for i in numbers] for numbers in self.order.micro_batches(step, *self.share))
 
     def position(self, step: int) -> int:
         """Return a checkpoint's stream position after `step` steps: an order needs none."""

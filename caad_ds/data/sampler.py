@@ -17,7 +17,7 @@ class Order(Protocol):
         """Steps per epoch, fractional if an epoch ends within a step."""
         ...
 
-    def deal(self, step: int, world_size: int, rank: int, accumulation: int) -> list[np.ndarray]:
+    def micro_batches(self, step: int, world_size: int, rank: int, accumulation: int) -> list[np.ndarray]:
         """Return a rank's micro-batches of a step, one per accumulation step; all ranks' are the step's samples."""
         ...
 
@@ -65,7 +65,7 @@ class GlobalOrder:
         epochs, places = np.divmod(positions, self.size)
         return np.concatenate([self._permutation(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)])
 
-    def deal(self, step: int, world_size: int, rank: int, accumulation: int) -> list[np.ndarray]:
+    def micro_batches(self, step: int, world_size: int, rank: int, accumulation: int) -> list[np.ndarray]:
         """Return a rank's equal micro-batches of a step: micro-step a of rank r takes slice a * world_size + r.
 
         UserError if the batch does not divide by `world_size * accumulation`.
@@ -112,7 +112,7 @@ class TokenBudgetOrder:
         """Steps of the first epoch, fractional if it ends within a step; others differ little."""
         return len(self._plan(0)) / self.per_step
 
-    def deal(self, step: int, world_size: int, rank: int, accumulation: int) -> list[np.ndarray]:
+    def micro_batches(self, step: int, world_size: int, rank: int, accumulation: int) -> list[np.ndarray]:
         """Return a rank's micro-batches of a step: micro-step a of rank r takes number a * world_size + r."""
         first = step * self.per_step
         return [self._micro_batch(first + a * world_size + rank) for a in range(accumulation)]

@@ -33,7 +33,7 @@ class Objective:
     alpha_gate: str = "none"
     gate_m: float = 2.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("alpha", "temperature", "kd_weight", "plausibility", "sharpen", "mix"):
             value = getattr(self, name)
             if not isinstance(value, Real) and not (name == "plausibility" and value is None):

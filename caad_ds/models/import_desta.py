@@ -48,8 +48,8 @@ def import_desta(
         raise UserError(f"{out}: it is there already; remove it, or give another --out")
     check_hub_or_folder(llm, "causal LM")
     check_hub_or_folder(encoder_id, "Whisper encoder")
-    with Heartbeat() as voice:
-        voice.begin(f"import-desta: {checkpoint}")
+    with Heartbeat() as heartbeat:
+        heartbeat.begin(f"import-desta: {checkpoint}")
         # torch and transformers take seconds to import; a wrong path is reported before.
         from caad_ds.models.language_model.tokenizer import load_tokenizer
         from caad_ds.models.prompts.chat_template import TemplateSettings
@@ -68,7 +68,7 @@ def import_desta(
         with disk_errors(partial):
             save(partial, model, encoder, tokenizer)
             partial.rename(out)
-        voice.say(
+        heartbeat.say(
             f"{out}: taps on layers {', '.join(map(str, encoder.taps))} of {encoder_id} (the first is 0), "
             f"{connector.num_queries} queries, {connector.layers} Q-Former layers"
         )

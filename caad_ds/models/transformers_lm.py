@@ -20,7 +20,7 @@ from caad_ds.models.language_model import lora
 from caad_ds.models.language_model.dropout import turn_off_dropout
 from caad_ds.models.language_model.first_layers import keep_first_layers
 from caad_ds.models.language_model.head_form import multiply_logits
-from caad_ds.models.language_model.llm_checks import at_rest, check_audio_head, check_stops, check_vocabulary
+from caad_ds.models.language_model.llm_checks import check_audio_head, check_stops, check_vocabulary, evaluation_mode
 from caad_ds.models.origin_names import drop_folder_names
 from caad_ds.models.pretrained import pretrained
 from caad_ds.models.processor_reader import ProcessorReader
@@ -121,7 +121,7 @@ class TransformersLM(AudioLM):
         shortest = self.reader.shortest()
         other = np.random.default_rng(0).standard_normal(len(shortest)).astype(np.float32) * 0.1
         try:
-            with at_rest(self.module):
+            with evaluation_mode(self.module):
                 first, second = (self._states(batch) for batch in (self._only_audio(), self.reader.only_audio(other)))
         except Exception as error:  # a family's code may raise anything on another model's features or placeholders
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

@@ -37,7 +37,7 @@ def ask(
     Whisper that the first model's encoder comes from, None no transcription.
 
     Returns:
-        The exit status: 2 where one of several questions could not be answered, which is said on stderr.
+        The exit status: 2 where one of several questions could not be answered, which is reported on stderr.
 
     Raises:
         UserError: a model does not load or does not take the clips, or the only question cannot be answered.
@@ -79,7 +79,7 @@ class _Asked:
         asked = Question(self.recordings, question, self.hint)
         prompt = self.model.prepare_prompt(self.clips, asked, self.decoding)
         for clip in self.clips.doubtful.keys() - known:
-            note(f"audio {clip}: {self.clips.doubtful[clip]}; asked about all the same")
+            note(f"audio {clip}: {self.clips.doubtful[clip]}; asking about it nevertheless")
         if doubt := self.model.reader.prompts.doubt(as_sample(asked).record):
             note(f"{self.name}, prompt: {doubt}" if named else f"prompt: {doubt}")
         print(f"{self.name}: " if named else "", end="", flush=True)

@@ -60,8 +60,8 @@ class Identity:
         now = self.parts if VERSION in stored else self.unversioned
         if stored.get(VERSION) != now.get(VERSION):
             raise UserError(
-                f"{folder}: settings that it does not name have another default since ({VERSION} {stored.get(VERSION)} "
-                f"-> {now.get(VERSION)}); {OLDER}"
+                f"{folder}: defaults of settings that it does not name have changed since it was written "
+                f"({VERSION} {stored.get(VERSION)} -> {now.get(VERSION)}); {OLDER}"
             )
         parts = [part for part in {**stored, **now} if stored.get(part) != now.get(part)]
         if parts:

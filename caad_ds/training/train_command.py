@@ -79,7 +79,7 @@ def _run(cfg: Config, device: "torch.device", heartbeat: Heartbeat) -> int:
     from caad_ds.utils.ranks import agreed
 
     with ExitStack() as held:
-        heartbeat.turn_to(lambda: f"waiting for {cfg.run.output_dir}, which another process is writing")
+        heartbeat.set_activity(lambda: f"waiting for {cfg.run.output_dir}, which another process is writing")
         agreed(lambda: held.enter_context(sole_writer(cfg.run.output_dir.resolve())) if is_main() else None)
         with Trainer(cfg, device, heartbeat) as trainer:
             return trainer.run()

@@ -25,7 +25,7 @@ from caad_ds.training.batches import batch_shape, data_order, teacher_batch
 from caad_ds.training.checkpoints.checkpoint import Checkpoints, RunState
 from caad_ds.training.checks.attention import check_attention
 from caad_ds.training.checks.finite_weights import NotFinite, check_models, diagnosis
-from caad_ds.training.checks.skipped_steps import Skips, culprits, number_of, shown
+from caad_ds.training.checks.skipped_steps import Skips, non_finite_causes, number_of, shown
 from caad_ds.training.checks.token_budget import TokenBudget
 from caad_ds.training.checks.usable_samples import check_lengths, check_texts
 from caad_ds.training.checks.warmup import warn_of_warmup
@@ -180,7 +180,7 @@ class Trainer:
         return 0 if finished else PREEMPTED
 
     def _resume(self) -> RunState:
-        self.heartbeat.turn_to(lambda: "looking for a checkpoint")
+        self.heartbeat.set_activity(lambda: "looking for a checkpoint")
         newest = self.checkpoints.find(self.identity)
         if newest is None:
             agreed(lambda: write_start(self.cfg, self.reader) if is_main() else None)
@@ -212,7 +212,7 @@ class Trainer:
             self.filling.began = state.step
         self.meter.restart()
         for step, read in enumerate(loader.steps(state.step, self.total_steps), state.step):
-            self.heartbeat.turn_to(partial("step {}/{}: in progress".format, step + 1, self.total_steps))
+            self.heartbeat.set_activity(partial("step {}/{}: in progress".format, step + 1, self.total_steps))
             stop_now = self._step(step, read)
             done = step + 1
             last = done == self.total_steps
@@ -283,9 +283,12 @@ class Trainer:
 
     def _skip(self, done: int, read: list[PairedBatch], window: list[PairedBatch], terms: list[Terms]) -> None:
         """Find out and report why the engine skipped a step."""
-        self.heartbeat.turn_to(lambda: "looking for what is not finite")
+        self.heartbeat.set_activity(lambda: "looking for what is not finite")
         forget_gradients(self.engine)
-        causes = {"lr": self.engine.optimizer.param_groups[0]["lr"], **culprits(self.step, read, window, terms)}
+        causes = {
+            "lr": self.engine.optimizer.param_groups[0]["lr"],
+            **non_finite_causes(self.step, read, window, terms),
+        }
         self.heartbeat.say(f"step {done}/{self.total_steps}  {self.skips.skipped(done, causes)}")
 
     def _give_up(self, done: int, why: str) -> None:
@@ -302,7 +305,7 @@ class Trainer:
         )
 
     def _validate(self, done: int) -> dict[str, float]:
-        self.heartbeat.turn_to(lambda: "validating")
+        self.heartbeat.set_activity(lambda: "validating")
         sums = MetricSums(self.device, self.cfg.objective)
         size = self.cfg.validation.batch_size
         assert self.validation_reader is not None  # else nothing is validated
@@ -317,7 +320,7 @@ class Trainer:
         return values
 
     def _checkpoint(self, done: int, validation: dict[str, float]) -> None:
-        self.heartbeat.turn_to(lambda: "writing a checkpoint")
+        self.heartbeat.set_activity(lambda: "writing a checkpoint")
         self.tracker.flush()
         self._publish(done)
         shards: list[int] = [0] * self.world_size
@@ -334,7 +337,7 @@ class Trainer:
 
     def _finish(self) -> None:
         """Write the trained model's folder atomically."""
-        self.heartbeat.turn_to(lambda: "writing the model")
+        self.heartbeat.set_activity(lambda: "writing the model")
         if isinstance(self.reader, StreamReader) and self.reader.skip:
             skipped = torch.tensor(self.reader.skipped, device=self.device)
             dist.all_reduce(skipped)

@@ -24,16 +24,16 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self._said = time.monotonic()
         self.last_beat = ""
-        self.turn_to(lambda: "starting")
+        self.set_activity(lambda: "starting")
 
-    def turn_to(self, doing: Callable[[], str]) -> None:
+    def set_activity(self, doing: Callable[[], str]) -> None:
         """Set the function that describes the current activity, without printing or delaying the next beat."""
         self._doing = doing
         self._began = time.monotonic()
 
     def begin(self, what: str) -> None:
         """Set and print the current activity."""
-        self.turn_to(lambda: what)
+        self.set_activity(lambda: what)
         self.say(what)
 
     def say(self, line: str) -> None:
@@ -88,7 +88,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
 
     began = time.monotonic()
     with Heartbeat(stream=sys.stderr) as heart:
-        heart.turn_to(state)
+        heart.set_activity(state)
         heart.beat()
         try:
             yield advance
@@ -102,7 +102,7 @@ def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], No
 def waiting(what: str) -> Iterator[None]:
     """Print every 8 s on stderr what is running; for a step that is long only for large input."""
     with Heartbeat(stream=sys.stderr) as heart:
-        heart.turn_to(lambda: what)
+        heart.set_activity(lambda: what)
         yield
 
 

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     """Annotate the manifest and print a summary."""
     rules = Rules.of(allow=args.allow)
     summary = annotate(args.manifest, args.out, args.annotators, args.classes, rules, args.overwrite, args.workers)
-    print(summary or f"{args.out}: finished before, left alone")
+    print(summary or f"{args.out}: already finished, nothing to do")
     return 0
 
 

@@ -111,8 +111,8 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     if result is None:
         print(
-            f"{args.out}: finished before, left alone; its audio is not opened again, remove {settings_path(args.out)} "
-            "for that"
+            f"{args.out}: already finished, nothing to do; its audio is not opened again, remove "
+            f"{settings_path(args.out)} for that"
         )
         return 0
     if args.model:

@@ -94,7 +94,7 @@ def pack(
     if (packed := _packed(folder, out, made_of)) is not None:
         clean(out, prefix)
         return packed, False
-    if not journal_path(out).exists() and (found := _strangers(folder, part, prefix)):
+    if not journal_path(out).exists() and (found := _foreign_shards(folder, part, prefix)):
         raise UserError(f"{folder} holds shards without {out.name} ({found[0]}): delete them, or name another --out")
     with step_journal(out, made_of) as journal:
         records = read_manifest(manifest, f"packing {manifest}")
@@ -135,7 +135,7 @@ def _packed(folder: Path, out: Path, made_of: dict) -> ShardIndex | None:
     return None
 
 
-def _strangers(folder: Path, part: Part | None, prefix: str) -> list[str]:
+def _foreign_shards(folder: Path, part: Part | None, prefix: str) -> list[str]:
     """List shards in the folder that were not written by other parts of the manifest."""
     names = sorted(path.name for path in folder.glob("train-*.tar"))
     return [name for name in names if part is None or name.startswith(prefix) or not PART_NAME.fullmatch(name)]

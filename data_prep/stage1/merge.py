@@ -39,7 +39,7 @@ def merge(manifest: Path, out: Path, remove_parts: bool = False) -> None:
     parts = find_parts(out)
     settings = _settings(manifest, out, parts)
     if finished(out, settings):
-        print(f"{out}: merged before, left alone")
+        print(f"{out}: already merged, nothing to do")
     else:
         _complete(out, parts)
         _merge(manifest, out, parts, settings)

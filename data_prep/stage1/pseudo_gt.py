@@ -141,10 +141,12 @@ def answer_manifest(
     merged, before = part and finished(whole, settings), finished(out, settings)
     if settings | checks.settings in (merged, before):
         journal_path(out).unlink(missing_ok=True)
-        print(f"{out}: finished before, left alone")
+        print(f"{out}: already finished, nothing to do")
         return
     if merged:
-        raise UserError(f"{whole}: it is merged; leave out --shard to judge it by other checks, which asks no engine")
+        raise UserError(
+            f"{whole}: already merged; to apply other checks, run without --shard (the engine is not called)"
+        )
 
     def blocks() -> Iterator[list[Record | Rejected]]:
         return (part or Part(0, 1)).take(in_blocks(read_manifest(manifest), prepared.block))

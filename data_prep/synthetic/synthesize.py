@@ -51,7 +51,7 @@ def synthesize(
     folder = root / split
     settings = {"seed": seed, "size": size, "difficulty": asdict(difficulty), "split": repr(SPLITS[split])}
     if _finished(folder, settings):
-        print(f"{folder}: finished before, left alone")
+        print(f"{folder}: already finished, nothing to do")
         return
     if size < 1 or workers < 1:
         raise UserError(f"split {split}: {size} clips with {workers} workers cannot be made; both must be at least 1")

@@ -42,7 +42,7 @@ def test_the_stream_does_not_depend_on_the_batch_size(size, seed):
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), seeds)
 def test_ranks_share_the_global_batch_whatever_the_world_size(world, accumulation, micro, seed):
     order = GlobalOrder(100, world * accumulation * micro, seed)
-    dealt = [order.deal(3, world, rank, accumulation) for rank in range(world)]
+    dealt = [order.micro_batches(3, world, rank, accumulation) for rank in range(world)]
     assert all(len(rank) == accumulation and {len(m) for m in rank} == {micro} for rank in dealt)
     in_order = [dealt[rank][step] for step in range(accumulation) for rank in range(world)]
     assert (np.concatenate(in_order) == order.batch(3)).all()
@@ -76,7 +76,7 @@ def test_steps_per_epoch_counts_the_last_batch_as_a_fraction():
 
 def test_a_batch_that_does_not_divide_is_refused():
     with pytest.raises(UserError, match="batch of 10 does not divide over 4 ranks x 1"):
-        GlobalOrder(20, 10, 0).deal(0, 4, 0, 1)
+        GlobalOrder(20, 10, 0).micro_batches(0, 4, 0, 1)
 
 
 @pytest.mark.parametrize("arguments", [(0, 1, 0), (1, 0, 0), (1, 1, -1)])
@@ -97,7 +97,7 @@ budgets = st.tuples(
 def micro_batches(order: TokenBudgetOrder, steps: int, world: int = 1) -> list[list[int]]:
     """The stream as `world` ranks read it, put together again."""
     accumulation = order.per_step // world
-    dealt = [[order.deal(step, world, rank, accumulation) for rank in range(world)] for step in range(steps)]
+    dealt = [[order.micro_batches(step, world, rank, accumulation) for rank in range(world)] for step in range(steps)]
     return [step[rank][a].tolist() for step in dealt for a in range(accumulation) for rank in range(world)]
 
 
@@ -125,7 +125,7 @@ def test_seeking_in_a_token_budget_gives_what_iterating_gives(budget, steps):
     walked = micro_batches(TokenBudgetOrder(*budget), max(steps) + 1)
     sought = TokenBudgetOrder(*budget)
     for step in steps:
-        assert [m.tolist() for m in sought.deal(step, 1, 0, per_step)] == walked[step * per_step :][:per_step]
+        assert [m.tolist() for m in sought.micro_batches(step, 1, 0, per_step)] == walked[step * per_step :][:per_step]
 
 
 def test_sorting_within_a_window_leaves_little_padding():
@@ -135,5 +135,7 @@ def test_sorting_within_a_window_leaves_little_padding():
         padded = sum(len(micro) * lengths[micro].max() for micro in taken)
         return 1 - sum(lengths[micro].sum() for micro in taken) / padded
 
-    unsorted = padding([micro.tolist() for step in range(40) for micro in GlobalOrder(4000, 96, 0).deal(step, 1, 0, 8)])
+    unsorted = padding(
+        [micro.tolist() for step in range(40) for micro in GlobalOrder(4000, 96, 0).micro_batches(step, 1, 0, 8)]
+    )
     assert padding(micro_batches(TokenBudgetOrder(lengths, 2400, 8, 16, 0), 40)) < 0.01 < 0.3 < unsorted

@@ -201,7 +201,8 @@ def test_another_version_of_the_defaults_is_refused_in_one_line():
     with pytest.raises(UserError) as caught:
         now.check({**now.parts, "version": "0", "settings": "0"}, Path("step-4"))
     assert str(caught.value) == (
-        f"step-4: settings that it does not name have another default since (version 0 -> {IDENTITY_VERSION}); resume "
+        f"step-4: defaults of settings that it does not name have changed since it was written "
+        f"(version 0 -> {IDENTITY_VERSION}); resume "
         "it with the version of caad-ds that wrote it, or use another run.output_dir to start over"
     )
 

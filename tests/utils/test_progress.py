@@ -51,7 +51,7 @@ def test_a_heartbeat_speaks_only_where_nothing_else_did():
         for n in range(8):
             heart.say(f"line {n}")
             time.sleep(0.01)
-        heart.turn_to(lambda: "compiling")
+        heart.set_activity(lambda: "compiling")
         time.sleep(0.3)
     lines = stream.getvalue().splitlines()
     assert lines[:9] == ["loading", *(f"line {n}" for n in range(8))]

@@ -124,6 +124,10 @@ class FillingTeacher:
         """Note a sample that training leaves out: the cache is complete without it."""
         self.writer.note_unusable(key)
 
+    def read_only(self) -> None:
+        """Read all further samples from the complete cache; from now on one without rows is an error."""
+        self.store.needed = True
+
     def publish(self) -> None:
         """Let all ranks read what was stored so far; every rank calls it."""
         if not self.writing:

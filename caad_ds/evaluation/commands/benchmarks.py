@@ -20,7 +20,7 @@ ON_DISK = {
     "dynamic-superb": "arXiv 2309.09510, phase 1; the data sets DynamicSuperb/<instance> on the Hugging Face hub",
     MANIFESTS: "JSONL of either, handed on by the authors of CAAD; no public place of them is known to us",
 }
-FOUND = "found in the folder or JSONL file that --benchmark names (docs/evaluation.md)"
+FOUND = "found in the folder or JSONL file that --benchmark names (docs/benchmarks.md)"
 
 
 def register(parser: argparse.ArgumentParser) -> None:

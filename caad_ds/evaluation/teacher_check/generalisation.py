@@ -25,14 +25,14 @@ REMEDIES = {
     ),
     UNDERTRAINED: (
         "It does not know the clips that it was trained on either: train it further, with more steps or a higher "
-        "learning rate. Where its training loss is low all the same, training asks other questions, or about other "
+        "learning rate. Where its training loss is low nevertheless, training asks other questions, or about other "
         "options, than this benchmark."
     ),
     UNKNOWN: (
-        "These clips alone do not tell whether it was trained too little or has learned its training clips by heart. "
+        "These clips alone do not tell whether it was trained too little or has memorised its training clips. "
         "Give --train-benchmark, a benchmark of clips that it was trained on (`caad-ds prep conflict-benchmark` of the "
         "training manifest), or look at its run: train/ce low and validation/ce high or rising is overfitting, both "
-        "high is too little training, both low means that the benchmark asks otherwise than training did."
+        "high is too little training, both low means that the benchmark and the training ask different questions."
     ),
 }  # fmt: skip
 
@@ -105,7 +105,7 @@ def comparison(here: Mapping[str, NeutralAnswers], training: Mapping[str, Neutra
         elif found == UNKNOWN:
             lines.append(f"{both}: {apart}, too few clips to tell overfitting from too little training.")
         elif low > GAP:
-            lines.append(f"{both}: heard, and in part known by heart, {apart}.")
+            lines.append(f"{both}: heard, and in part memorised, {apart}.")
     return lines
 
 

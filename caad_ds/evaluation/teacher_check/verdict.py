@@ -70,8 +70,11 @@ class Attribute:
 
     @property
     def enough_rows(self) -> bool:
-        """Whether the rows tell if the teacher hears the attribute: they would show it were every answer right, or the
-        answers are below chance, or there is one label, of which no number of rows tells."""
+        """Whether there are enough rows to decide if the teacher hears the attribute.
+
+        They would show it if every answer were right, or the answers are below chance, or there is a single label,
+        with which no number of rows decides.
+        """
         commonest = float(self.shares.max())
         below = self.neutral.interval[1] <= commonest
         return below or commonest == 1 or NeutralAnswers(np.ones(len(self.gt), bool), commonest).above_chance
@@ -147,12 +150,12 @@ def _hearing(attributes: list[Attribute]) -> str:
     if inaudible:
         lines.append(
             f"The teacher does not hear {', '.join(inaudible)}: neutral accuracy is not above the commonest label's "
-            "share beyond its interval; there the contrast can only add noise, and shift has a floor."
+            "share beyond its interval; there the contrast can only add noise, and shift cannot fall below a minimum."
         )
     if unknown:
         lines.append(
             f"Too few rows to tell if the teacher hears {', '.join(unknown)}: all right answers would not show it. "
-            "What follows takes it for not heard; check again with more rows before you rely on it."
+            "What follows treats it as not heard; check again with more rows before you rely on it."
         )
     return " ".join(lines)
 

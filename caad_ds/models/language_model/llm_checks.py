@@ -39,7 +39,7 @@ def check_llm(llm: PreTrainedModel, name: str) -> HeadForm:
     """
     kind = llm.config.model_type
     check_stops(llm.generation_config.stop_strings, name)
-    with at_rest(llm):
+    with evaluation_mode(llm):
         try:
             if kind in REFUSED:
                 raise UserError(REFUSED[kind])
@@ -66,7 +66,7 @@ def check_audio_head(model: PreTrainedModel, name: str, avoid: int) -> HeadForm:
     """
     kind = model.config.model_type
     try:
-        with at_rest(model):
+        with evaluation_mode(model):
             table = token_embeddings(model)
             spread = torch.arange(1, PROBED + 1, device=table.device)[None] * max(1, len(table) // (PROBED + 1))
             ids = spread % len(table)
@@ -86,7 +86,7 @@ def check_audio_head(model: PreTrainedModel, name: str, avoid: int) -> HeadForm:
 
 
 @contextmanager
-def at_rest(llm: PreTrainedModel) -> Iterator[None]:
+def evaluation_mode(llm: PreTrainedModel) -> Iterator[None]:
     """Run the block in evaluation mode without gradients, and restore the random state."""
     training = llm.training
     llm.eval()
@@ -124,7 +124,7 @@ def _checked_form(llm: PreTrainedModel) -> HeadForm:
 
 def check_left_padding(llm: PreTrainedModel, name: str) -> None:
     """Refuse an LLM whose answers depend on the longest prompt of the batch; for callers that pass tokens."""
-    with at_rest(llm):
+    with evaluation_mode(llm):
         rows = len(token_embeddings(llm))
         ids = torch.arange(1, PROBED + 1, device=llm.device)[None] * max(1, rows // (PROBED + 1)) % rows
         padded, mask = torch.cat([ids[:, :PADS], ids], 1), torch.ones_like(ids)

@@ -33,7 +33,7 @@ class SpeechLMConfig(PreTrainedConfig):
     audio_token_id: int | None = None
     lora: dict | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.llm_config, dict):
             self.llm_config = AutoConfig.for_model(**self.llm_config)
         if isinstance(self.encoder_config, dict):

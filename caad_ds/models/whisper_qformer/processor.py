@@ -39,15 +39,15 @@ class CaadSpeechLMProcessor(ProcessorMixin):
 
     def __init__(
         self,
-        feature_extractor,
-        tokenizer,
-        num_queries,
-        audio_token,
-        audio_bos_token,
-        audio_eos_token,
-        transcripts=True,
-        form=WHOLE,
-        chat_template=None,
+        feature_extractor: Any,
+        tokenizer: Any,
+        num_queries: int,
+        audio_token: str,
+        audio_bos_token: str,
+        audio_eos_token: str,
+        transcripts: bool = True,
+        form: str = WHOLE,
+        chat_template: str | None = None,
     ):
         self._own = deepcopy(tokenizer)
         tokenizer.add_tokens([audio_token], special_tokens=True)

@@ -61,7 +61,7 @@ class Skips:
     @property
     def summary(self) -> str:
         """How many steps in a row were skipped, and why the last was."""
-        last = f", the last since {reason(self.records[-1])}" if self.records else ""  # its log may have been removed
+        last = f", the last because {reason(self.records[-1])}" if self.records else ""  # its log may have been removed
         count = "1 step was" if self.in_row == 1 else f"{self.in_row} steps in a row were"
         return f"{count} skipped{last}"
 
@@ -93,7 +93,7 @@ def reason(record: dict) -> str:
     """Describe a record of a skipped step in words."""
     named = shown([sample["id"] for sample in record["samples"]])
     if record["not_finite"] == "audio":
-        return f"the audio of {named} is not finite, nor is the gradient; the losses are"
+        return f"the audio of {named} and the gradient are not finite, the losses are finite"
     if record["not_finite"] == "gradient":
         return f"its losses are finite, the gradient is not; samples: {named}"
     every = "every sample, " if len(record["samples"]) == record["batch"] else ""
@@ -106,7 +106,7 @@ def shown(ids: Sequence[str]) -> str:
 
 
 @torch.no_grad()
-def culprits(
+def non_finite_causes(
     step: DistillStep, read: Sequence[PairedBatch], window: Sequence[PairedBatch], terms: Sequence[Terms]
 ) -> dict:
     """Find out what was not finite in a skipped step, and which samples caused it, over all ranks; every rank calls it.

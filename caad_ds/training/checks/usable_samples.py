@@ -74,7 +74,7 @@ def _unusable(reader: IndexedReader, check: Check, heartbeat: Heartbeat) -> tupl
     corpora = Corpora()
     numbers = range(rank, len(reader), world_size)
     done = 0
-    heartbeat.turn_to(lambda: f"checking texts: {done}/{len(numbers)} of this rank")
+    heartbeat.set_activity(lambda: f"checking texts: {done}/{len(numbers)} of this rank")
 
     def check_all() -> None:
         nonlocal done

@@ -89,7 +89,7 @@ class CacheFilling:
         with torch.no_grad():
             for step, read in enumerate(loader.steps(0, rounds)):
                 done = step * batch * ranks
-                self.heartbeat.turn_to(lambda done=done: f"teacher cache: {done}/{len(numbers)} samples")  # type: ignore[misc]
+                self.heartbeat.set_activity(lambda done=done: f"teacher cache: {done}/{len(numbers)} samples")  # type: ignore[misc]
                 [pairs] = agreed(read)
                 # Samples repeated in the last round are stored by another rank.
                 pairs = pairs.ignoring(torch.from_numpy(wanted(step) >= len(numbers))).to(self.device)
@@ -109,7 +109,7 @@ class CacheFilling:
         new = set(store.lacks(named(entries[number]) for number in mine))
         rank, ranks = world()
         known = [number for number in mine if entries[number].key not in new]
-        self.heartbeat.turn_to(lambda: f"looking for changed samples among {len(known)}")
+        self.heartbeat.set_activity(lambda: f"looking for changed samples among {len(known)}")
         changed = agreed(lambda: [n for n in known[rank::ranks] if not self._is_stored(reader[n])])
         missing = {n for n in mine if entries[n].key in new} | {n for each in gathered(changed) for n in each}
         return sorted(missing, key=lambda n: (entries[n].tokens + 50 * entries[n].seconds, n))

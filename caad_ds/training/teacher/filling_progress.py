@@ -62,7 +62,8 @@ class FillingProgress:
         self.teacher.publish()
         if self._all_read(done) and self.teacher.writing and not self.cache.lacking():
             from_main(self.cache.finish)
-            self.pairing.teacher_runs, self.teacher.store.needed = False, True
+            self.pairing.teacher_runs = False
+            self.teacher.read_only()
             self.heartbeat.say(f"teacher.cache: whole ({self.cache.folder}); the teacher runs no more")
 
     def _all_read(self, done: int) -> bool:

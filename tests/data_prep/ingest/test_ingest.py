@@ -263,7 +263,9 @@ def test_a_finished_ingest_is_left_alone_until_the_corpus_changes(tmp_path, writ
     prep(ingest, "jsonl", "--root", listing, "--out", out)
     path.unlink()
     prep(ingest, "jsonl", "--root", listing, "--out", out)
-    assert f"finished before, left alone; its audio is not opened again, remove {stamp} for" in capsys.readouterr().out
+    assert (
+        f"already finished, nothing to do; its audio is not opened again, remove {stamp} for" in capsys.readouterr().out
+    )
     stamp.unlink()
     with pytest.raises(UserError, match="gave no usable record"):
         prep(ingest, "jsonl", "--root", listing, "--out", out)

@@ -73,8 +73,8 @@ def test_parts_are_removed_on_request_and_not_made_again(prep, source, parts, ca
     parts(2)
     prep(merge, "--manifest", source, "--out", out)
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 and "merged before, left alone" in lines.pop()
-    assert all("finished before, left alone" in line for line in lines)
+    assert len(lines) == 3 and "already merged, nothing to do" in lines.pop()
+    assert all("already finished, nothing to do" in line for line in lines)
     assert whole(out) == before and not list(out.parent.glob("merged.0*"))
 
 

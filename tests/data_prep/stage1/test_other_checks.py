@@ -98,7 +98,7 @@ def test_parts_and_what_they_merge_to_are_judged_anew(answer, no_engine, prep, s
     answer("again.jsonl", *STRICT, "--shard", "1/2")
     prep(merge, "--manifest", source, "--out", out, "--remove-parts")
     assert whole(out) == fresh[0]
-    with pytest.raises(UserError, match="it is merged; leave out --shard to judge it by other checks"):
+    with pytest.raises(UserError, match="already merged; to apply other checks, run without --shard"):
         answer("again.jsonl", "--shard", "1/2")
     answer("again.jsonl")
     assert whole(out) == fresh[1]

@@ -130,7 +130,7 @@ def test_answers_of_another_teacher_are_not_mixed_in(tmp_path, teacher, corpus, 
     assert answer(corpus, teacher, out) == 0
     before = whole(tmp_path)
     moved = shutil.copytree(teacher, tmp_path / "moved")
-    assert answer(corpus, moved, out) == 0 and "finished before, left alone" in capsys.readouterr().out
+    assert answer(corpus, moved, out) == 0 and "already finished, nothing to do" in capsys.readouterr().out
     weights = load_file(moved / "model.safetensors")
     name = next(name for name in weights if name.startswith("connector."))
     save_file({**weights, name: -weights[name]}, moved / "model.safetensors", metadata={"format": "pt"})

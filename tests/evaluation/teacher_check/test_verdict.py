@@ -179,11 +179,11 @@ def test_a_teacher_that_hears_nothing_was_trained_too_little_or_too_long(trainin
 
 def test_what_is_heard_and_in_part_known_by_heart_is_named():
     heard = attribute([1, 2, 1, 1], 0.1, FREED)
-    assert not any("by heart" in line for line in judged(heard, {"gender": right(1.0)})["lines"])
+    assert not any("memorised" in line for line in judged(heard, {"gender": right(1.0)})["lines"])
     wrong = np.where(np.arange(200) < 50, -1.0, 1.0)[:, None]
     found = judged(attribute(wrong * np.ones(4), 0.1, FREED), {"gender": right(1.0)})
     assert found["findings"] == {"gender": HEARD}
-    assert any(line.startswith("gender: 100.0") and "in part known by heart" in line for line in found["lines"])
+    assert any(line.startswith("gender: 100.0") and "in part memorised" in line for line in found["lines"])
 
 
 def test_the_run_beside_the_model_tells_its_validation_losses(tmp_path):

@@ -14,7 +14,7 @@ from transformers import GraniteForCausalLM, GraniteSpeechForConditionalGenerati
 from caad_ds.generation.decoding import Contrast, generate
 from caad_ds.models import auto
 from caad_ds.models.families.granite_speech import WINDOW
-from caad_ds.models.language_model.llm_checks import at_rest
+from caad_ds.models.language_model.llm_checks import evaluation_mode
 from caad_ds.utils.errors import UserError
 from tests.models.families.conftest import audio, own_logits, sample
 from tests.models.families.tiny import granite_speech as tiny
@@ -162,7 +162,7 @@ def test_logits_are_those_of_granites_own_causal_lm(either):
     text.model, text.lm_head.weight = either.module.model.language_model, either.module.lm_head.weight
     batch = either.reader.collate([sample("d", question="Is the tone low?", answer="low")])
     expected = text(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-    with at_rest(either.module):
+    with evaluation_mode(either.module):
         own = own_logits(either.module, batch.with_audio({}, batch.audio_index, batch.audio_positions))
         found = either.head().logits(either.hidden(batch))
     assert either.head().scale == 1 / SCALING
