@@ -76,7 +76,7 @@ docs: venv ## the documentation as a site, in site/; a broken link or a missing 
 bench: venv ## the benchmarks, with their tables
 	$(RUN) -u -m benchmarks
 
-gpu-bench: venv ## what is owed on a GPU, in eleven minutes; GPU_ARGS=--tiny tries it on a CPU
+gpu-bench: venv ## the GPU benchmarks, in eleven minutes; GPU_ARGS=--tiny tries them on a CPU
 	PYTHON=$(RUN) benchmarks/gpu.sh $(GPU_ARGS)
 
 dashboard: venv ## MLflow's curves of the runs of this folder; it prints the address (DASHBOARD_ARGS=--open: in a browser)

@@ -1,5 +1,5 @@
 #!/bin/bash
-# What is owed on a GPU, most important first, in at most eleven minutes on one H100, and a page of the figures.
+# The GPU benchmarks, most important first, in at most eleven minutes on one H100, and a page of the figures.
 #
 #   benchmarks/gpu.sh [--out DIR] [--commit TEXT] [--only STAGE ...]
 #   benchmarks/gpu.sh --tiny [--out DIR] [--only STAGE ...]
