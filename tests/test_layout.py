@@ -14,6 +14,13 @@ def test_no_file_is_longer_than_400_lines(package):
     assert lengths and not {str(path): length for path, length in lengths.items() if length > LINES}
 
 
+def test_no_page_script_or_kernel_is_longer_either():
+    kinds = ("docs/*.md", "*.md", "caad_ds/**/*.js", "caad_ds/**/*.css", "caad_ds/**/*.html", "caad_ds/**/*.c")
+    found = [path for kind in kinds for path in ROOT.glob(kind) if path.name != "CHANGELOG.md"]
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in found}
+    assert len(lengths) > 20 and not {str(path): length for path, length in lengths.items() if length > LINES}
+
+
 @pytest.mark.parametrize("package", ["caad_ds/evaluation", "caad_ds/training", "data_prep"])
 def test_no_folder_has_more_than_about_12_modules(package):
     folders = [ROOT / package, *(path for path in (ROOT / package).rglob("*") if path.is_dir())]

@@ -147,9 +147,8 @@ class _Planner:
         checked = None
         if work.validation:
             checked = self._rehearsed(self.cfg.validation.batch_size, longest=True, audios=1.0, trains=False)
-        self.memory = MemoryPlan(
-            engines, self.micro, self.accumulation, self._most(1), self._most(2), checked, work.clips
-        )
+        most = self._most(1), self._most(2)
+        self.memory = MemoryPlan(engines, self.micro, self.accumulation, *most, checked, work.clips)
 
     def _samples(self, text: float, seconds: float) -> int:
         """Return the samples of a rank's micro-batch; of a token budget, how many of this length fit into it."""
@@ -167,11 +166,9 @@ class _Planner:
         """
         longest = self._samples(self.work.longest_text, self.work.longest_seconds)
         costs = self._rehearsed(times * longest, longest=True)
-        return (
-            costs
-            if longest == self.micro
-            else larger_of_both(costs, self._rehearsed(times * self.micro, longest=False))
-        )
+        if longest == self.micro:
+            return costs
+        return larger_of_both(costs, self._rehearsed(times * self.micro, longest=False))
 
     def _rehearsed(self, samples: int, longest: bool, audios: float | None = None, trains: bool = True) -> Costs:
         """Return the costs of a micro-batch of samples of mean length with mean padding, or of the longest.
@@ -188,8 +185,7 @@ class _Planner:
     def _shape(self, samples: int, longest: bool, audios: float) -> Shape:
         work, limit = self.work, self.cfg.data.max_answer_tokens
         different = max(1, round(samples * audios))
-        answer = max(1, round(work.answer))
-        prompt = max(1, round(work.prompt))
+        answer, prompt = max(1, round(work.answer)), max(1, round(work.prompt))
         if not longest:
             return Shape(samples, prompt, answer, max(round(work.padded), prompt + answer), different, work.seconds)
         answer = max(1, min(round(work.answer * work.longest_text / work.text), limit))
@@ -372,14 +368,13 @@ class _Planner:
 
     def _data(self) -> dict[str, float]:
         work, opt = self.work, self.cfg.optimizer
-        positions = self.costs.positions / self.micro
         steps = work.samples / (self.micro * self.accumulation * self.ranks)
         total = opt.steps if opt.steps is not None else max(1, round((opt.epochs or 0) * steps))
         return {
             "samples": work.samples,
             "validation_samples": work.validation,
             "text_tokens_per_epoch": round(work.samples * work.text),
-            "positions_per_epoch": round(work.samples * positions),
+            "positions_per_epoch": round(work.samples * self.costs.positions / self.micro),
             "answer_rows_per_epoch": round(work.samples * work.answer),
             "steps_per_epoch": steps,
             "steps": total,

@@ -1,5 +1,6 @@
 """The modelling is copied into a model's folder and runs there without this package."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -26,6 +27,19 @@ def test_a_copy_of_the_folder_computes_the_same_logits_without_the_package(tmp_p
     ours, theirs = tiny_logits.logits(whisper_qformer.__name__), torch.load(tmp_path / "logits.pt")
     assert ours.shape == (10, 50) and ours.std() > 0.01
     assert torch.equal(ours, theirs)
+
+
+def test_it_imports_pytorch_transformers_and_numpy_alone():
+    """What whoever loads the model folder has: transformers needs NumPy itself."""
+    allowed = {*sys.stdlib_module_names, "torch", "transformers", "numpy"}
+    found = set()
+    for file in Path(whisper_qformer.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                found.add(str(node.module).partition(".")[0])
+    assert {"torch", "transformers"} <= found <= allowed
 
 
 def test_adapters_are_refused_where_there_is_nothing_to_add_them_with(monkeypatch):
