@@ -23,6 +23,7 @@ from caad_ds.training.plan.rehearsal import Costs
 PLACEMENTS = ("replicated", "resident", "cpu", "nvme")
 CACHED, ALONE = "cached", "no teacher"
 FILLING = "filling"  # a run whose first epoch fills a cache, and which keeps its teacher
+HOST_GIB = 64  # of host memory, assumed per GPU by default
 CONTEXT = GIB // 2  # device memory that CUDA itself takes
 FRAGMENTATION = 0.05  # share of the free memory that PyTorch's allocator cannot use
 LARGEST = 1 << 16
@@ -103,18 +104,22 @@ class Engines:
         inside = [part for name, part in lm.modules_outside().items() if name in lm.extra_modules()]
         return sum(map(numel, [*inside, *self.outside(teachers=True)])) * formulas.FP32
 
-    def kept(self, clips: int) -> float:
-        """Return bytes of the encoder states that a process holds once it has read all clips (student.keep_encoded_gb).
+    def kept(self, clips: float) -> float:
+        """Return bytes of the encoder states of so many clips, float32 [taps, positions, width] each, if they are kept.
 
-        States are float32 [taps, positions, width] of each clip. The teacher's negative adds those of as many noisy
-        clips (noise), or of one (zero_mel, silence).
+        Those of a constant negative are not counted.
+
+        Raises:
+            UserError: the student's family cannot keep them (student.keep_encoded_gb).
         """
         lm, limit = self.student.lm, self.cfg.student.keep_encoded_gb * 1e9
-        if not limit or not isinstance(lm, SpeechAudioLM):
+        if not limit:
+            return 0
+        if not isinstance(lm, SpeechAudioLM):
+            lm.keep_encoded(limit)
             return 0
         each = len(lm.encoder.taps) * lm.encoder.window_seconds * POSITIONS_PER_SECOND * lm.encoder.dim * formulas.FP32
-        negatives = {"noise": clips, "zero_mel": 1, "silence": 1}.get(self.cfg.negative or "", 0)
-        return min(limit, (clips + negatives) * each)
+        return min(limit, clips * each)
 
     def free(self) -> int:
         """Return the free bytes of a device."""
@@ -128,7 +133,7 @@ class MemoryPlan:
     """Memory of micro-batches of `micro` samples, `accumulation` of them per step, from two rehearsed ones.
 
     `once` holds the costs of a micro-batch that takes the most, `twice` of twice as many samples. `checked` is a batch
-    of the validation pass, None if there is none. `clips` is the number of different audios that the run reads.
+    of the validation pass, None if there is none. `clips` is the number of different clips that a rank reads.
     """
 
     engines: Engines
@@ -137,7 +142,7 @@ class MemoryPlan:
     once: Costs
     twice: Costs
     checked: Costs | None = None
-    clips: int = 0
+    clips: float = 0
 
     def of(self, column: str, samples: int) -> dict[str, float]:
         """Return bytes of a rank's device by part, and their peak in a step of `samples` samples."""
@@ -256,3 +261,24 @@ def _layers(model: MetaModel) -> list[torch.nn.Module]:
     names = set(model.lm.decoder._no_split_modules or [])
     parts = [part for part in model.lm.module.modules() if type(part).__name__ in names]
     return [*parts, model.lm.generator.get_input_embeddings()]
+
+
+def assumptions(engines: Engines, host_gb: float | None) -> list[str]:
+    """Return what a plan does not count or takes for granted."""
+    cfg, teacher = engines.cfg, engines.teacher
+    encoded = "student.keep_encoded_gb: what it saves of the encoder is not counted in FLOPs and hours"
+    notes = [encoded] if cfg.student.keep_encoded_gb else []
+    if cfg.objective.draws:
+        notes.append(
+            "objective.on_policy: drawing and the drawn answers in the student's batches are not in these tables, "
+            "memory and hours are more than this (teacher.placement auto does count the gathered student)"
+        )
+    if teacher is None:
+        return notes
+    if cfg.teacher is not None and cfg.teacher.keep_prefix:
+        notes.append("teacher.keep_prefix: neither its memory nor what it saves of the teacher is counted")
+    shared = shares_encoding(engines.student, teacher)
+    notes.append("encoder: " + ("one for both models, by its shape" if shared else "each model has its own"))
+    if engines.device is not None and host_gb is None:
+        notes.append(f"host memory: {HOST_GIB} GiB per GPU are assumed (--host-gb)")
+    return notes

@@ -15,7 +15,16 @@ from caad_ds.training.plan import formulas
 from caad_ds.training.plan.audio_inputs import audio_inputs
 from caad_ds.training.plan.cache_forms import cache_forms, without_cache
 from caad_ds.training.plan.hours import AHEAD, Hours, hours
-from caad_ds.training.plan.memory_plan import ALONE, CACHED, FILLING, PLACEMENTS, Engines, MemoryPlan
+from caad_ds.training.plan.memory_plan import (
+    ALONE,
+    CACHED,
+    FILLING,
+    HOST_GIB,
+    PLACEMENTS,
+    Engines,
+    MemoryPlan,
+    assumptions,
+)
 from caad_ds.training.plan.meta_models import (
     numel,
     parts_of,
@@ -31,7 +40,6 @@ from caad_ds.training.teacher.placement import choose, memory_of, placed_by
 from caad_ds.utils.errors import UserError
 
 FEW = range(4, 13)  # sizes of a small micro-batch to extrapolate from: one with a whole number of audios
-HOST_GIB = 64  # assumed per GPU by default
 
 Table = dict[str, dict[str, float]]  # rows by columns, or columns by rows
 Known = dict[tuple[Shape, bool, str | None], Costs]  # by shape, whether it trains, and negative
@@ -148,7 +156,12 @@ class _Planner:
         if work.validation:
             checked = self._rehearsed(self.cfg.validation.batch_size, longest=True, audios=1.0, trains=False)
         most = self._most(1), self._most(2)
-        self.memory = MemoryPlan(engines, self.micro, self.accumulation, *most, checked, work.clips)
+        self.memory = MemoryPlan(engines, self.micro, self.accumulation, *most, checked, self._clips())
+
+    def _clips(self) -> float:
+        """Return the number of different clips that a rank reads in the whole run."""
+        read = self._data()["steps"] * self.accumulation * self.micro + self.work.validation / self.ranks
+        return min(self.work.clips, read * self.work.clips_per_sample)
 
     def _samples(self, text: float, seconds: float) -> int:
         """Return the samples of a rank's micro-batch; of a token budget, how many of this length fit into it."""
@@ -240,7 +253,7 @@ class _Planner:
             largest_micro_batch={name: memory.largest(column, host) for name, (memory, column) in columns.items()},
             notes=[
                 f"data: {self.work.source}", *self.work.notes, *took.notes, *cache_notes,
-                *self._cache_notes(forms, fills), *self._assumed(host_gb),
+                *self._cache_notes(forms, fills), *assumptions(self.engines, host_gb),
                 *warmup_notes(self.cfg.optimizer.warmup_steps, int(data["steps"])),
             ],
         )  # fmt: skip
@@ -380,21 +393,3 @@ class _Planner:
             "steps": total,
             "epochs": total / steps,
         }
-
-    def _assumed(self, host_gb: float | None) -> list[str]:
-        encoded = "student.keep_encoded_gb: what it saves of the encoder is not counted in FLOPs and hours"
-        notes = [encoded] if self.cfg.student.keep_encoded_gb else []
-        if self.cfg.objective.draws:
-            notes.append(
-                "objective.on_policy: drawing and the drawn answers in the student's batches are not in these tables, "
-                "memory and hours are more than this (teacher.placement auto does count the gathered student)"
-            )
-        if self.teacher is None:
-            return notes
-        if self.cfg.teacher is not None and self.cfg.teacher.keep_prefix:
-            notes.append("teacher.keep_prefix: neither its memory nor what it saves of the teacher is counted")
-        shared = shares_encoding(self.student, self.teacher)
-        notes.append("encoder: " + ("one for both models, by its shape" if shared else "each model has its own"))
-        if self.engines.device is not None and host_gb is None:
-            notes.append(f"host memory: {HOST_GIB} GiB per GPU are assumed (--host-gb)")
-        return notes

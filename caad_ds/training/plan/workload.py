@@ -33,8 +33,9 @@ class Workload:
 
     Answers are cut at data.max_answer_tokens. `longest_*` are those of the longest. `padded` is the mean over
     micro-batches of the longest text, and `audios_per_sample` the mean share of different audios in a micro-batch (1
-    without group_by_audio). `validation` is the number of samples of data.validation, `clips` that of different
-    audios in both. `source` says where the numbers come from, and `notes` what they leave out.
+    without group_by_audio). `validation` is the number of samples of data.validation, `clips` that of different clips
+    in both, and `clips_per_sample` their mean number in a sample. `source` says where the numbers come from, `notes`
+    what they leave out.
     """
 
     samples: int
@@ -46,7 +47,8 @@ class Workload:
     padded: float
     audios_per_sample: float
     validation: int
-    clips: int
+    clips: float
+    clips_per_sample: float
     source: str
     notes: tuple[str, ...] = ()
 
@@ -87,8 +89,11 @@ def workload(
     audio = SECONDS if seconds is None else seconds
     share = "" if answer_tokens is not None else f" (--answer-tokens: {ANSWER_SHARE:.0%} of them are assumed)"
     source = f"as given: {tokens} tokens of text a sample, {answer} of the answer{share}, {audio:g} s; all alike"
-    held_out, _, notes = _validation(cfg)
-    return Workload(samples, prompt, answer, audio, text, audio, text, 1.0, held_out, samples + held_out, source, notes)
+    held_out, others, notes = _validation(cfg)
+    if cfg.student.keep_encoded_gb:
+        notes = (*notes, "student.keep_encoded_gb: each sample is taken as a clip of its own")
+    clips = samples + len(others)
+    return Workload(samples, prompt, answer, audio, text, audio, text, 1.0, held_out, clips, 1.0, source, notes)
 
 
 def _validation(cfg: Config) -> tuple[int, set[str], tuple[str, ...]]:
@@ -133,7 +138,8 @@ def _of_index(cfg: Config, ranks: int, train: Path) -> Workload:
     )
     return Workload(
         len(entries), prompt, answer, float(lasting.mean()),
-        math.ceil(longest), float(lasting.max()), padded, audios, held_out, len(others.union(heard)), source, notes,
+        math.ceil(longest), float(lasting.max()), padded, audios, held_out,
+        clips * len(others.union(heard)), clips, source, notes,
     )  # fmt: skip
 
 

@@ -141,7 +141,7 @@ def test_a_killed_run_goes_on_and_leaves_no_process(tmp_path, clips, annotate):
     assert status == 0 and f"{partial}: going on after" in printed
     assert out.read_bytes() == whole.read_bytes()
     before = out.stat().st_mtime_ns
-    assert "finished before" in annotate(*arguments, "--out", out)[1] and out.stat().st_mtime_ns == before
+    assert "already finished" in annotate(*arguments, "--out", out)[1] and out.stat().st_mtime_ns == before
 
 
 def classes_of_rate(folder: Path) -> Path:

@@ -17,6 +17,7 @@ from caad_ds.training.plan.plan import plan
 from caad_ds.training.plan.rehearsal import Shape, rehearse
 from caad_ds.training.plan.written_files import checkpoints_kept
 from caad_ds.utils.errors import UserError
+from tests.root import CONFIGS
 from tests.training.plan.small import GIVEN, QUERIES, config, planned
 from tests.training.tiny import config as tiny
 
@@ -281,3 +282,33 @@ def test_a_deepspeed_file_may_offload_to_nothing(base, tmp_path):
     file = tmp_path / "null.json"
     file.write_text(json.dumps({"zero_optimization": {"stage": 3, "offload_param": None}}))
     assert planned(base[1], teacher={"deepspeed": str(file)}).placement == "resident"
+
+
+@pytest.mark.parametrize(
+    ("given", "clips"),
+    [({}, 1000), ({"samples": 16}, 16)],
+    ids=["every sample a clip", "few samples"],
+)
+def test_kept_encoder_states_are_counted(tmp_path, given, clips):
+    """A tap of 50 positions of 32 floats each; on a GPU in the host's memory, on a CPU in the process's."""
+    kept = {"student": {"keep_encoded_gb": 1}}
+    on_gpu, plain = planned(tmp_path, given, **kept), planned(tmp_path, given)
+    bytes_kept = clips * 50 * 32 * 4
+    assert {on_gpu.host[name] - plain.host[name] for name in plain.host} == {bytes_kept}
+    on_cpu = planned(tmp_path, given | {"device": "cpu"}, **kept)
+    assert {memory["kept encoder states"] for memory in on_cpu.memory.values()} == {bytes_kept}
+    assert any("each sample is taken as a clip of its own" in note for note in on_cpu.notes)
+
+
+def test_kept_encoder_states_have_a_limit_and_are_those_that_a_rank_reads(tmp_path):
+    limited = planned(tmp_path, {"device": "cpu"}, student={"keep_encoded_gb": 1e-4})
+    assert limited.memory["cpu"]["kept encoder states"] == 1e5
+    short = {"epochs": None, "steps": 3, "batch_size": 8}
+    kept = planned(tmp_path, {"device": "cpu"}, student={"keep_encoded_gb": 1}, optimizer=short).memory["cpu"]
+    assert kept["kept encoder states"] == 3 * 8 * 50 * 32 * 4
+
+
+def test_a_family_that_keeps_no_encoder_states_is_refused():
+    cfg = load_config(CONFIGS / "qwen2_audio/small.yaml", ["student.keep_encoded_gb=1"])
+    with pytest.raises(UserError, match=r"student\.keep_encoded_gb: the encoder of a qwen2_audio lies in"):
+        plan(cfg, samples=64, tokens=40)
