@@ -16,7 +16,11 @@ from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 
 Timed = Callable[[str], AbstractContextManager]  # times a named part of the step
-OF_ANSWERS = ("rows", "token_accuracy", "student_entropy")  # diagnostics of the student on an answer, without a teacher
+STUDENT_SUMS = (
+    "rows",
+    "token_accuracy",
+    "student_entropy",
+)  # diagnostics of the student on an answer, without a teacher
 
 
 class StudentObjective(nn.Module):
@@ -195,6 +199,6 @@ def _with_drawn(given: dict[str, Tensor], drawn: dict[str, Tensor], replaced: di
     answer is not. The teacher's are over the distilled rows, `kd_rows`. The student's entropy on drawn answers is
     separate.
     """
-    sums = {name: given[name] + (replaced if name in OF_ANSWERS else drawn)[name] for name in given}
+    sums = {name: given[name] + (replaced if name in STUDENT_SUMS else drawn)[name] for name in given}
     entropy = {"drawn_rows": drawn["rows"], "drawn_entropy": drawn["student_entropy"]}
     return sums | {"kd_rows": given["rows"] + drawn["rows"]} | entropy

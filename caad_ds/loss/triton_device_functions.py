@@ -13,7 +13,7 @@ NEVER = tl.constexpr(objective_module.NEVER)
 
 
 @triton.jit
-def _capped(z, cap):
+def capped(z, cap):
     """Compute cap * tanh(z / cap) from exp(-2|x|), which cannot overflow; near 0, where that cancels, by its series."""
     x = z / cap
     square = x * x
@@ -24,7 +24,7 @@ def _capped(z, cap):
 
 
 @triton.jit
-def _logits(z, bias, scale, cap, row, vocab, cols, BIAS: tl.constexpr, CAP: tl.constexpr):
+def logits(z, bias, scale, cap, row, vocab, cols, BIAS: tl.constexpr, CAP: tl.constexpr):
     """Load a block of a row's logits in float32, with bias, scale and softcap."""
     inside = cols < vocab
     value = tl.load(z + row * vocab + cols, mask=inside, other=NEVER).to(tl.float32)
@@ -33,12 +33,12 @@ def _logits(z, bias, scale, cap, row, vocab, cols, BIAS: tl.constexpr, CAP: tl.c
     value *= scale
     if CAP:
         # The difference is 0, or NaN if the value is infinite, which tanh would hide.
-        value = tl.where(inside, _capped(value, cap) + (value - value), NEVER)
+        value = tl.where(inside, capped(value, cap) + (value - value), NEVER)
     return value
 
 
 @triton.jit
-def _grow(peak, total, z, scale):
+def grow(peak, total, z, scale):
     """Add a block to each lane's sum of exp2((z - maximum) * scale); the maximum becomes max(peak, z).
 
     Of the factors that rescale the old sum and the new term to the new maximum, one is always 1.
@@ -49,7 +49,7 @@ def _grow(peak, total, z, scale):
 
 
 @triton.jit
-def _join(peak, total, scale):
+def join(peak, total, scale):
     """Return the maximum over the lanes, and the logarithm of their sums rescaled to it."""
     top = tl.max(peak, 0)
     return top, tl.log2(tl.sum(total * tl.exp2((peak - top) * scale), 0))

@@ -18,7 +18,7 @@ from caad_ds.loss.alpha_gate import gated_alpha
 from caad_ds.loss.contrastive_target import hidden_contrast
 from caad_ds.loss.head import LMHead, LogitsMemory
 from caad_ds.loss.objective import Objective, Rows, alpha_terms, computed
-from caad_ds.loss.triton_device_functions import LN_2, LOG2_E, NEVER, _capped, _grow, _join, _logits
+from caad_ds.loss.triton_device_functions import LN_2, LOG2_E, NEVER, capped, grow, join, logits
 
 BLOCK = 2048
 WARPS = 8
@@ -154,10 +154,10 @@ def _target(
     BIAS: tl.constexpr, CAP: tl.constexpr, NEGATIVE: tl.constexpr, PLAUSIBILITY: tl.constexpr,
 ):  # fmt: skip
     """Load a block of the target's logits and the block of z_pos."""
-    first = _logits(z_t, bias, scale, cap, row, vocab, cols, BIAS, CAP)
+    first = logits(z_t, bias, scale, cap, row, vocab, cols, BIAS, CAP)
     value = first
     if NEGATIVE:
-        value = first * (1 + alpha) - _logits(z_n, bias, scale, cap, row, vocab, cols, BIAS, CAP) * alpha
+        value = first * (1 + alpha) - logits(z_n, bias, scale, cap, row, vocab, cols, BIAS, CAP) * alpha
     value *= sharpness
     if PLAUSIBILITY:
         value = tl.where((first < floor) & (first > -float("inf")), NEVER, value)
@@ -187,12 +187,12 @@ def _entropies(
     totals = tl.zeros([BLOCK], tl.float32)
     sums, peaks = totals, totals - 3e38
     for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
-        value = _logits(z, bias, scale, cap, row, vocab, start + lanes, BIAS, CAP)
-        totals = _grow(peaks, totals, value, LOG2_E)
+        value = logits(z, bias, scale, cap, row, vocab, start + lanes, BIAS, CAP)
+        totals = grow(peaks, totals, value, LOG2_E)
         peaks = tl.maximum(peaks, value)
-    peak, log_z = _join(peaks, totals, LOG2_E)
+    peak, log_z = join(peaks, totals, LOG2_E)
     for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
-        log_p = (_logits(z, bias, scale, cap, row, vocab, start + lanes, BIAS, CAP) - peak) * LOG2_E - log_z
+        log_p = (logits(z, bias, scale, cap, row, vocab, start + lanes, BIAS, CAP) - peak) * LOG2_E - log_z
         sums -= tl.exp2(log_p) * log_p
     tl.store(out + row, tl.sum(sums, 0) * LN_2)
 
@@ -230,10 +230,10 @@ def _rows(
     if SEPARATE:
         peaks, totals = lowest, zeros
         for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
-            z = _logits(z_t, bias_t, scale_t, cap_t, row, vocab, start + lanes, TEACHER_BIAS, TEACHER_CAP)
-            totals = _grow(peaks, totals, z, scale)
+            z = logits(z_t, bias_t, scale_t, cap_t, row, vocab, start + lanes, TEACHER_BIAS, TEACHER_CAP)
+            totals = grow(peaks, totals, z, scale)
             peaks = tl.maximum(peaks, z)
-        peak_pos, log_pos = _join(peaks, totals, scale)
+        peak_pos, log_pos = join(peaks, totals, scale)
         if PLAUSIBILITY:
             floor = peak_pos + tl.log(plausibility)
 
@@ -246,16 +246,16 @@ def _rows(
             at_label += tl.load(bias_s + label, mask=known, other=0.0).to(tl.float32)
         at_label *= scale_s
         if STUDENT_CAP:
-            at_label = _capped(at_label, cap_s)
+            at_label = capped(at_label, cap_s)
 
     peaks_s, totals_s, totals_1, best_s = lowest, zeros, zeros, lanes
     peaks_t, totals_t, best_t = lowest, zeros, lanes
     for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
         cols = start + lanes
-        z = _logits(z_s, bias_s, scale_s, cap_s, row, vocab, cols, STUDENT_BIAS, STUDENT_CAP)
-        totals_s = _grow(peaks_s, totals_s, z, scale)
+        z = logits(z_s, bias_s, scale_s, cap_s, row, vocab, cols, STUDENT_BIAS, STUDENT_CAP)
+        totals_s = grow(peaks_s, totals_s, z, scale)
         if LABELS:
-            totals_1 = _grow(peaks_s, totals_1, z, LOG2_E)
+            totals_1 = grow(peaks_s, totals_1, z, LOG2_E)
         best_s = tl.where(z > peaks_s, cols, best_s)
         peaks_s = tl.maximum(peaks_s, z)
         if TEACHER:
@@ -263,12 +263,12 @@ def _rows(
                 z_t, z_n, bias_t, scale_t, cap_t, row, vocab, cols, alpha, sharpness, floor,
                 TEACHER_BIAS, TEACHER_CAP, NEGATIVE, PLAUSIBILITY,
             )  # fmt: skip
-            totals_t = _grow(peaks_t, totals_t, t, scale)
+            totals_t = grow(peaks_t, totals_t, t, scale)
             best_t = tl.where(t > peaks_t, cols, best_t)
             peaks_t = tl.maximum(peaks_t, t)
-    peak_s, log_s = _join(peaks_s, totals_s, scale)
-    log_1 = _join(peaks_s, totals_1, LOG2_E)[1]
-    peak_t, log_t = _join(peaks_t, totals_t, scale)
+    peak_s, log_s = join(peaks_s, totals_s, scale)
+    log_1 = join(peaks_s, totals_1, LOG2_E)[1]
+    peak_t, log_t = join(peaks_t, totals_t, scale)
     at_s, at_t = _first(peaks_s, peak_s, best_s, vocab), _first(peaks_t, peak_t, best_t, vocab)
 
     forward, backward, posterior, entropy_s, entropy_t, shift = zeros, zeros, zeros, zeros, zeros, zeros
@@ -277,7 +277,7 @@ def _rows(
     blocks = tl.cdiv(vocab, BLOCK)
     for done in tl.range(0, blocks, num_stages=STAGES):
         cols = (blocks - 1 - done) * BLOCK + lanes
-        z = _logits(z_s, bias_s, scale_s, cap_s, row, vocab, cols, STUDENT_BIAS, STUDENT_CAP)
+        z = logits(z_s, bias_s, scale_s, cap_s, row, vocab, cols, STUDENT_BIAS, STUDENT_CAP)
         log_p = (z - peak_s) * scale - log_s
         p = tl.exp2(log_p)
         entropy_s -= p * log_p
@@ -312,7 +312,7 @@ def _rows(
         mean_backward, mean_posterior = tl.sum(backward, 0), tl.sum(posterior, 0)
         for start in tl.range(0, vocab, BLOCK, num_stages=STAGES):
             cols = start + lanes
-            z = _logits(z_s, bias_s, scale_s, cap_s, row, vocab, cols, STUDENT_BIAS, STUDENT_CAP)
+            z = logits(z_s, bias_s, scale_s, cap_s, row, vocab, cols, STUDENT_BIAS, STUDENT_CAP)
             t, _ = _target(
                 z_t, z_n, bias_t, scale_t, cap_t, row, vocab, cols, alpha, sharpness, floor,
                 TEACHER_BIAS, TEACHER_CAP, NEGATIVE, PLAUSIBILITY,

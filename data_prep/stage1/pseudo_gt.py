@@ -224,7 +224,7 @@ def _outcome(item: Record | Rejected, answers: Answers, checks: AnswerChecks) ->
 
 def reopen(out: Path, items: Iterable[Record | Rejected], answers: Answers) -> None:
     """Put the answers of a finished output back into `answers`, then mark the output as unfinished."""
-    print(f"{out}: finished before; its answers are judged again by other checks")
+    print(f"{out}: already finished; applying other checks to its answers")
     stamp = settings_path(out)
     output = Output(out, f"remove {stamp} to answer again")
     for item in items:

@@ -30,18 +30,18 @@ def compare_dimensions(read: Runs, baseline: str, title: str) -> Comparison:
             advance(1)
     with progress(f"differences from {baseline}"):
         found = differences(runs, baseline, complete=complete)
-    figures = {name: _figures(scores) for name, scores in systems.items()}
-    rows = [system_row(name, systems[name]["runs"], figures[name], found.get(name, {})) for name in systems]
-    details = [NO_INTERVAL, markdown(*interval_rows(figures))]
+    metrics = {name: _metrics_of(scores) for name, scores in systems.items()}
+    rows = [system_row(name, systems[name]["runs"], metrics[name], found.get(name, {})) for name in systems]
+    details = [NO_INTERVAL, markdown(*interval_rows(metrics))]
     if found:
         details += [f"Differences from {baseline}, in points:", markdown(*difference_rows(found))]
     legends = [NOTE, *([significance_legend(baseline, found)] if found else [])]
-    table = ["system", "runs", *figures[baseline]], rows
+    table = ["system", "runs", *metrics[baseline]], rows
     pictures = {}
-    if shown := list(figures[baseline]):  # empty if no instance has a known dimension
-        ranked = dict(sorted(figures.items(), key=lambda system: -system[1][shown[-1]]["value"]))
+    if shown := list(metrics[baseline]):  # empty if no instance has a known dimension
+        ranked = dict(sorted(metrics.items(), key=lambda system: -system[1][shown[-1]]["value"]))
         pictures["table.png"] = lambda file: bars(ranked, f"{title}, by {shown[-1]}", file)
-    return Comparison(title, baseline, systems, figures, found, table, legends, details, pictures, figures, found)
+    return Comparison(title, baseline, systems, metrics, found, table, legends, details, pictures, metrics, found)
 
 
 def differences(
@@ -56,7 +56,7 @@ def differences(
     others = {name: runs for name, runs in systems.items() if name != baseline}
     found = {name: _difference(runs, systems[baseline], draws, complete) for name, runs in others.items()}
     for figure in next(iter(found.values()), {}):
-        adjust([figures[figure] for figures in found.values()])
+        adjust([metrics[figure] for metrics in found.values()])
     return found
 
 
@@ -87,6 +87,6 @@ def _tested(drawn: DrawnInstances, instances: list[str], ours: int) -> tuple[flo
     return p, least
 
 
-def _figures(scores: dict) -> dict[str, dict]:
+def _metrics_of(scores: dict) -> dict[str, dict]:
     overall = scores["overall"]
     return scores["dimensions"] | ({overall["name"]: overall} if "value" in overall else {})

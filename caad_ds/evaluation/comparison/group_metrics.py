@@ -31,18 +31,18 @@ def compare_groups(read: Runs, baseline: str, title: str) -> Comparison:
             advance(len(runs))
     with progress(f"differences from {baseline}"):
         found = differences(read.systems, baseline, metrics=kind.metrics)
-    figures = {name: _labelled(groups, kind) for name, groups in systems.items()}
+    metrics = {name: _labelled(groups, kind) for name, groups in systems.items()}
     tested = {name: _labelled(groups, kind) for name, groups in found.items()}
-    rows = [system_row(name, systems[name][POOLED]["runs"], figures[name], tested.get(name, {})) for name in systems]
-    details = [NO_INTERVAL, markdown(*interval_rows(figures))]
+    rows = [system_row(name, systems[name][POOLED]["runs"], metrics[name], tested.get(name, {})) for name in systems]
+    details = [NO_INTERVAL, markdown(*interval_rows(metrics))]
     if found:
         details += [f"Differences from {baseline}, in points:", markdown(*difference_rows(tested))]
     named = [part for name, tables in read.confusions.items() for part in in_markdown(name, summed(tables))]
     details += [NAMED, *named] if named else []
     legends = [*kind.legend, NOTE, *([significance_legend(baseline, tested)] if found else [])]
-    table = ["system", "runs", *figures[baseline]], rows
-    pictures = {"table.png": lambda file: bars(figures, title, file)}
-    return Comparison(title, baseline, systems, figures, found, table, legends, details, pictures, figures, tested)
+    table = ["system", "runs", *metrics[baseline]], rows
+    pictures = {"table.png": lambda file: bars(metrics, title, file)}
+    return Comparison(title, baseline, systems, metrics, found, table, legends, details, pictures, metrics, tested)
 
 
 def _labelled(groups: dict[str, dict], kind: GroupMetrics) -> dict[str, dict]:

@@ -60,7 +60,7 @@ def show_comparison(found: Comparison) -> None:
 def log_comparison(store: Store | None, folder: Path, found: Comparison) -> None:
     """Log a comparison whose files are in `folder`, if there is a store."""
     params = {"title": found.title, "baseline": found.baseline, "systems": ", ".join(found.systems)}
-    metrics = {f"{system}/{name}": figure["value"] for system, name, figure in _defined_metrics(found)}
+    metrics = {f"{system}/{name}": scores["value"] for system, name, scores in _defined_metrics(found)}
     files = [folder / name for name in found.files]
     log_record(
         store, folder, Record(found.title, params, metrics, {"table_shown.json": found.table}, files, "comparison")
@@ -68,9 +68,9 @@ def log_comparison(store: Store | None, folder: Path, found: Comparison) -> None
 
 
 def _defined_metrics(found: Comparison) -> Iterator[tuple[str, str, dict]]:
-    """Yield system, name and figure of all defined metrics."""
-    for system, figures in found.metrics.items():
-        yield from ((system, name, figure) for name, figure in figures.items() if figure["value"] is not None)
+    """Yield system, name and scores of all defined metrics."""
+    for system, metrics in found.metrics.items():
+        yield from ((system, name, scores) for name, scores in metrics.items() if scores["value"] is not None)
 
 
 def save(found: Comparison, folder: Path) -> None:

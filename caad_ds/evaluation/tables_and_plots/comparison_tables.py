@@ -29,18 +29,18 @@ def comparison_rows(systems: dict[str, dict], differences: dict[str, dict]) -> t
     return header, rows
 
 
-def system_row(name: str, runs: int, figures: dict[str, dict], tested: dict[str, dict]) -> list[str]:
+def system_row(name: str, runs: int, metrics: dict[str, dict], tested: dict[str, dict]) -> list[str]:
     """Return a system's name, number of runs and metrics by label, marked where they differ significantly."""
-    marks = [SIGNIFICANT if tested.get(label, {}).get("significant") else "" for label in figures]
-    cells = [with_deviation(figure) for figure in figures.values()]
+    marks = [SIGNIFICANT if tested.get(label, {}).get("significant") else "" for label in metrics]
+    cells = [with_deviation(figure) for figure in metrics.values()]
     return [name, str(runs), *(cell + mark for cell, mark in zip(cells, marks, strict=True))]
 
 
 def difference_rows(differences: dict[str, dict[str, dict]]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the systems' differences from the baseline, in points."""
     rows = []
-    for system, figures in differences.items():
-        for name, found in figures.items():
+    for system, metrics in differences.items():
+        for name, found in metrics.items():
             points = _points(found["value"]) + (SIGNIFICANT if found["significant"] else "")
             bounds = f"[{_points(found['low'])}, {_points(found['high'])}]"
             items = f"{found['higher']} / {found['lower']}" if "higher" in found else "-"
@@ -51,7 +51,7 @@ def difference_rows(differences: dict[str, dict[str, dict]]) -> tuple[list[str],
 
 def interval_rows(systems: dict[str, dict[str, dict]]) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of metrics by label with their intervals over items."""
-    rows = [[system, *map(with_interval, figures.values())] for system, figures in systems.items()]
+    rows = [[system, *map(with_interval, metrics.values())] for system, metrics in systems.items()]
     return ["system", *next(iter(systems.values()))], rows
 
 
@@ -60,8 +60,8 @@ def significance_legend(baseline: str, differences: dict[str, dict[str, dict]]) 
     others = len(differences)
     over = f"after Holm's correction over the {others} systems of its column" if others > 1 else ""
     meaning = f"Marked {SIGNIFICANT}: differs from {baseline}, p < {1 - LEVEL:g} {over}".rstrip() + f"; {EXCHANGE}"
-    figures = {name for system in differences.values() for name in system}
-    few = [name for name in figures if any(system[name]["too_few"] for system in differences.values())]
+    metrics = {name for system in differences.values() for name in system}
+    few = [name for name in metrics if any(system[name]["too_few"] for system in differences.values())]
     return meaning + (f" {TOO_FEW[0].upper()}{TOO_FEW[1:]}, so never marked: {', '.join(sorted(few))}." if few else "")
 
 

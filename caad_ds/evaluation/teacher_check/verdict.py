@@ -150,7 +150,7 @@ def _hearing(attributes: list[Attribute]) -> str:
     if inaudible:
         lines.append(
             f"The teacher does not hear {', '.join(inaudible)}: neutral accuracy is not above the commonest label's "
-            "share beyond its interval; there the contrast can only add noise, and shift cannot fall below a minimum."
+            "share beyond its interval; there the contrast can only add noise, and its share of shift remains."
         )
     if unknown:
         lines.append(
@@ -168,10 +168,10 @@ def _hinted(attributes: list[Attribute]) -> bool:
 def _bias(audible: list[Attribute], inaudible: list[str]) -> str:
     faithful, adversarial = (_accuracy(audible, Signal(), c) for c in ("faithful", "adversarial"))
     gap = f"faithful {_points(faithful)}, adversarial {_points(adversarial)} on {_names(audible)}"
-    floor = f"; a floor, not counted: {', '.join(inaudible)}" if inaudible else ""
+    rest = f"; not counted, since not heard: {', '.join(inaudible)}" if inaudible else ""
     if _biased(audible):
-        return f"There is a text bias to remove: {gap}{floor}."
-    return f"There is little text bias to remove: {gap}{floor}."
+        return f"There is a text bias to remove: {gap}{rest}."
+    return f"There is little text bias to remove: {gap}{rest}."
 
 
 def _biased(audible: list[Attribute]) -> bool:

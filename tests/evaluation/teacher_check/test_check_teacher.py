@@ -135,7 +135,7 @@ def probe(loaded, conflicts, instructions, negatives=("silence",)):
     return Probe(loaded, negatives, [1.0], options, CheckJournal(None, {}), 16, 4)
 
 
-def test_figures_count_the_answers_that_match(loaded, conflicts, instructions, monkeypatch):
+def test_decoded_metrics_count_the_answers_that_match(loaded, conflicts, instructions, monkeypatch):
     """Stands in for the answers: right but for adversarial text without a contrast."""
 
     def answers(loaded, items, encoded_clips, wanted, negatives, max_new_tokens):

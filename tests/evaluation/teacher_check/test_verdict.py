@@ -113,7 +113,7 @@ def test_an_attribute_that_the_teacher_cannot_hear_is_no_bias():
     found = verdict(attribute(FREED, 0.1, FREED), attribute(follows_the_text, 6.0, FREED, name="accent"))
     bias, silence = found["lines"][1:3]
     assert bias.startswith("There is little text bias to remove: faithful 100.0, adversarial 100.0 on gender;")
-    assert bias.endswith("a floor, not counted: accent.")
+    assert bias.endswith("not counted, since not heard: accent.")
     assert silence.startswith("silence: in the teacher's distribution")
 
 
@@ -177,7 +177,7 @@ def test_a_teacher_that_hears_nothing_was_trained_too_little_or_too_long(trainin
     assert ("worse" in verdict["lines"][-1]) == (found == OVERFITTED)
 
 
-def test_what_is_heard_and_in_part_known_by_heart_is_named():
+def test_what_is_heard_and_in_part_memorised_is_named():
     heard = attribute([1, 2, 1, 1], 0.1, FREED)
     assert not any("memorised" in line for line in judged(heard, {"gender": right(1.0)})["lines"])
     wrong = np.where(np.arange(200) < 50, -1.0, 1.0)[:, None]
