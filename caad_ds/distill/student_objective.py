@@ -16,11 +16,7 @@ from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 
 Timed = Callable[[str], AbstractContextManager]  # times a named part of the step
-STUDENT_SUMS = (
-    "rows",
-    "token_accuracy",
-    "student_entropy",
-)  # diagnostics of the student on an answer, without a teacher
+STUDENT_SUMS = ("rows", "token_accuracy", "student_entropy")  # diagnostics on an answer that need no teacher
 
 
 class StudentObjective(nn.Module):

@@ -32,10 +32,11 @@ def kernel_lacks(kernel: str, objective: Objective, *heads: LMHead | None) -> st
     """Describe what a kernel, "triton" or "native", lacks for an objective and its heads; None if nothing."""
     if kernel not in objective.divergence.kernels:
         return f"{kernel} has no divergence {objective.divergence.name}"
-    if kernel == "native" and objective.plausibility is not None:
+    if kernel == "triton":
+        return None
+    if objective.plausibility is not None:
         return "native has no plausibility"
-    softcap = any(head is not None and head.softcap is not None for head in heads)
-    return "native has no softcap" if kernel == "native" and softcap else None
+    return "native has no softcap" if any(head is not None and head.softcap is not None for head in heads) else None
 
 
 @cache

@@ -133,7 +133,7 @@ class MemoryPlan:
     """Memory of micro-batches of `micro` samples, `accumulation` of them per step, from two rehearsed ones.
 
     `once` holds the costs of a micro-batch that takes the most, `twice` of twice as many samples. `checked` is a batch
-    of the validation pass, None if there is none. `clips` is the number of different clips that a rank reads.
+    of the validation pass, None if there is none. `kept` is the bytes of kept encoder states.
     """
 
     engines: Engines
@@ -142,7 +142,7 @@ class MemoryPlan:
     once: Costs
     twice: Costs
     checked: Costs | None = None
-    clips: float = 0
+    kept: float = 0
 
     def of(self, column: str, samples: int) -> dict[str, float]:
         """Return bytes of a rank's device by part, and their peak in a step of `samples` samples."""
@@ -152,7 +152,7 @@ class MemoryPlan:
         parts |= {"student": states.weights, "gradients": states.gradients, "optimizer": states.optimizer}
         if self.engines.device is None:  # the device uses host memory
             parts["optimizer"] += states.host
-            parts["kept encoder states"] = self.engines.kept(self.clips)
+            parts["kept encoder states"] = self.kept
         parts |= self._teacher(column)
         phases = self._phases(column, samples, states.step)
         parts |= {f"in {name}": value for name, value in asdict(phases).items()}
@@ -167,7 +167,7 @@ class MemoryPlan:
         teacher, width, ranks = self.engines.teacher, self.engines.width, self.engines.ranks
         if self.engines.device is None:
             return 0
-        offloaded = self.engines.states.host + self.engines.kept(self.clips)
+        offloaded = self.engines.states.host + self.kept
         if column == "cpu" and teacher is not None:
             offloaded += numel(teacher.lm.module) * width // ranks
         if column == "nvme" and teacher is not None:

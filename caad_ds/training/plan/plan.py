@@ -156,7 +156,8 @@ class _Planner:
         if work.validation:
             checked = self._rehearsed(self.cfg.validation.batch_size, longest=True, audios=1.0, trains=False)
         most = self._most(1), self._most(2)
-        self.memory = MemoryPlan(engines, self.micro, self.accumulation, *most, checked, self._clips())
+        kept = engines.kept(self._clips())
+        self.memory = MemoryPlan(engines, self.micro, self.accumulation, *most, checked, kept)
 
     def _clips(self) -> float:
         """Return the number of different clips that a rank reads in the whole run."""
