@@ -4,9 +4,10 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,8 @@ from caad_ds.distill.teacher_cache.row_layout import Layout, as_bytes
 from caad_ds.distill.teacher_cache.segments import ROWS, Entry, Segment, read_segments
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import OPEN_FILES, OpenFile
+
+RECOMPUTE = "`caad-ds cache-teacher --config FILE` loads the teacher and computes them again"
 
 
 def content_of(sample: Sample, answer: Sequence[int]) -> str:
@@ -36,9 +39,20 @@ def content_of(sample: Sample, answer: Sequence[int]) -> str:
     return digest.hexdigest()[:32]
 
 
+class DamagedRows(UserError):
+    """Rows of a sample that are not as they were written."""
+
+
 def named(entry: SampleEntry) -> tuple[str, str]:
     """Identify a sample of an index for `Store.lacks`: its key, and its audio with the length of its text."""
     return entry.key, f"{entry.pcm} {entry.tokens}"
+
+
+class Damage(NamedTuple):
+    """Damaged rows: the name of their segment, and a description with file, sample and reason."""
+
+    segment: str
+    fault: str
 
 
 class Store:
@@ -47,7 +61,8 @@ class Store:
     Args:
         folder: the cache's folder.
         layout: the layout of its rows.
-        needed: whether a sample without rows is an error.
+        needed: whether a sample without rows, or with damaged ones, is an error. Otherwise it is absent from what
+            is read, and damage is noted for `take_damaged`.
         segments: the segments to read; default: all complete ones in the folder.
     """
 
@@ -58,6 +73,7 @@ class Store:
         self._keys: Counter[str] = Counter()
         self._noted: set[str] = set()  # keys of samples that were noted as unusable
         self._checked: set[str] = set()
+        self._damaged: dict[str, Damage] = {}  # of contents that were found since `take_damaged`
         self._open = lru_cache(OPEN_FILES)(lambda file: OpenFile(folder / file))
         self.add(read_segments(folder) if segments is None else segments)
 
@@ -93,11 +109,33 @@ class Store:
         without = set() if noted else self._noted
         return [key for key, count in wanted.items() if self._keys[key] - (key in without) < count]
 
-    def __contains__(self, content: str) -> bool:
-        return content in self._locations
+    def is_sound(self, content: str) -> bool:
+        """Whether a content has rows that are as written; damaged ones are noted for `take_damaged`."""
+        location = self._locations.get(content)
+        if location is None or not location[1].rows:
+            return location is not None
+        name, entry = location
+        parts = self.layout.empty(entry.rows)
+        return self._fetched(name, entry, entry.rows, [as_bytes(part) for part in parts])
+
+    def take_damaged(self) -> dict[str, "Damage"]:
+        """Return the damaged rows that were found since the last call, by content."""
+        found, self._damaged = self._damaged, {}
+        return found
+
+    def forget(self, damaged: Mapping[str, "Damage"]) -> dict[str, "Damage"]:
+        """Treat damaged rows as missing; return those that were not forgotten before."""
+        here = {content: damage for content, damage in damaged.items() if self._is_at(content, damage)}
+        for content in here:
+            _, entry = self._locations.pop(content)
+            self._keys[entry.key] -= 1
+        return here
+
+    def _is_at(self, content: str, damage: "Damage") -> bool:
+        return content in self._locations and self._locations[content][0] == damage.segment
 
     def read(self, samples: Sequence[Sample], batch: Batch) -> StoredStates:
-        """Read the rows of a student's batch; UserError if a sample's rows are damaged or, if needed, missing."""
+        """Read the rows of a student's batch; UserError if they are unreadable or, if needed, missing or damaged."""
         answers = [labels[labels != IGNORE].tolist() for labels in batch.labels]
         contents = [content_of(sample, answer) for sample, answer in zip(samples, answers, strict=True)]
         counts = [len(answer) for answer in answers]
@@ -128,13 +166,23 @@ class Store:
         # Views of the batch, not of each sample: making and slicing tensors would add a third to the time of reading.
         views = [(as_bytes(t), t.shape[1] * t.element_size()) for t in tensors if t is not None]
         for number, (name, entry) in locations.items():
-            if counts[number] != entry.rows:
-                raise UserError(
-                    self._damaged(name + ROWS, entry, f"it has {entry.rows} rows for {counts[number]} tokens")
-                )
             first, last = starts[number], starts[number + 1]
-            self.fetch(name + ROWS, entry, [view[first * width : last * width] for view, width in views])
+            parts = [view[first * width : last * width] for view, width in views]
+            present[number] = self._fetched(name, entry, counts[number], parts)
         return StoredStates(stored.contents, present, *tensors)
+
+    def _fetched(self, name: str, entry: Entry, count: int, views: Sequence[memoryview]) -> bool:
+        """Read the rows of a sample, or note that they are damaged; the latter is an error if they are needed."""
+        try:
+            if count != entry.rows:
+                raise DamagedRows(self._fault(name + ROWS, entry, f"it has {entry.rows} rows for {count} tokens"))
+            self.fetch(name + ROWS, entry, views)
+        except DamagedRows as error:
+            if self.needed:
+                raise DamagedRows(f"{error}; {RECOMPUTE}") from error
+            self._damaged[entry.content] = Damage(name, str(error))
+            return False
+        return True
 
     def check(self, name: str, entry: Entry) -> str | None:
         """Describe what is wrong with the rows of a sample; None if their bytes are as written."""
@@ -149,20 +197,20 @@ class Store:
             opened = self._open(file)  # keep a reference while reading: if two threads open it, only one is cached
             got = os.preadv(opened.descriptor, views, entry.offset)
         except FileNotFoundError as error:
-            raise UserError(self._damaged(file, entry, str(error.strerror))) from error
+            raise DamagedRows(self._fault(file, entry, str(error.strerror))) from error
         except OSError as error:  # of the file system: the rows may be as they were
             raise UserError(
                 f"{self.folder / file}, sample {entry.key}: its rows cannot be read ({error.strerror}); start it again "
                 "or copy the cache to another file system"
             ) from error
         if got != size:
-            raise UserError(self._damaged(file, entry, f"{size - got} bytes are missing"))
+            raise DamagedRows(self._fault(file, entry, f"{size - got} bytes are missing"))
         if entry.content not in self._checked:
             digest = hashlib.sha256()
             for view in views:
                 digest.update(view)
             if digest.hexdigest() != entry.sha256:
-                raise UserError(self._damaged(file, entry, "its bytes have another sha256"))
+                raise DamagedRows(self._fault(file, entry, "its bytes have another sha256"))
             self._checked.add(entry.content)
 
     def missing(self, key: str, others: int = 0) -> str:
@@ -176,11 +224,8 @@ class Store:
             "cache-teacher --config FILE`, which loads the teacher"
         )
 
-    def _damaged(self, file: str, entry: Entry, why: str) -> str:
-        return (
-            f"{self.folder / file}, sample {entry.key}: its rows are damaged ({why}); run `caad-ds prep "
-            f"verify {self.folder} --drop-damaged`, then fill the cache again with `caad-ds cache-teacher`"
-        )
+    def _fault(self, file: str, entry: Entry, why: str) -> str:
+        return f"{self.folder / file}, sample {entry.key}: its rows are damaged ({why})"
 
     def close(self) -> None:
         """Close the segments."""

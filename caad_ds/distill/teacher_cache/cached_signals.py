@@ -1,6 +1,7 @@
 """The teacher's states from a cache: only read, or computed and stored where rows are missing."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,15 +15,16 @@ from torch import Tensor, nn
 from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.data.batch import IGNORE, Batch, PairedBatch
 from caad_ds.data.stored_states import StoredStates
-from caad_ds.distill.teacher_cache.cache_store import Store
+from caad_ds.distill.teacher_cache.cache_store import Damage, DamagedRows, Store
 from caad_ds.distill.teacher_cache.row_layout import as_bytes
-from caad_ds.distill.teacher_cache.segments import ROWS, SEGMENT_BYTES, Segment, SegmentWriter
+from caad_ds.distill.teacher_cache.segments import ROWS, SEGMENT_BYTES, Segment, SegmentWriter, drop_entries
 from caad_ds.distill.teacher_signal import OnlineTeacher, TeacherStates
 from caad_ds.loss.contrastive_target import hidden_contrast
 from caad_ds.loss.head import LMHead
 from caad_ds.loss.teacher_scalars import SCALARS, gated_alpha, log_ratio, teacher_scalars
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.utils.errors import UserError
+from caad_ds.utils.launch import is_main
 from caad_ds.utils.ranks import agreed, gathered, raise_together, world
 
 
@@ -64,15 +66,16 @@ class FillingTeacher:
     """The teacher of an incomplete cache: it runs if any rank lacks rows, and stores what it computes.
 
     Stored rows are used, so a run that was killed while it filled the cache computes the same. The set of stored rows
-    changes only in `publish`, on all ranks at once. Until then a repeated sample gets the rows of its first occurrence,
-    from the rank that has them: a run that resumes before that step reads the same.
+    grows only in `publish`, on all ranks at once. Until then a repeated sample gets the rows of its first occurrence,
+    from the rank that has them: a run that resumes before that step reads the same. Damaged rows are named, removed
+    from the index and computed again.
     """
 
     def __init__(
         self,
         online: OnlineTeacher,
         store: Store,
-        writer: SegmentWriter,
+        writer: SegmentWriter | None,
         objective: ObjectiveSection,
         shared: SharedVocabulary | None,
         continue_when_full: bool,
@@ -81,7 +84,6 @@ class FillingTeacher:
         self.online, self.store, self.writer = online, store, writer
         self.objective, self.shared = objective, shared
         self.continue_when_full, self.say = continue_when_full, say
-        self.writing = True
         self.runs = False  # whether the engine has computed the last states
         self._failure: Exception | None = None
         self._whole: list[Segment] = []  # of this rank, not published yet
@@ -122,7 +124,13 @@ class FillingTeacher:
 
     def note_unusable(self, key: str) -> None:
         """Note a sample that training leaves out: the cache is complete without it."""
+        assert self.writer is not None
         self.writer.note_unusable(key)
+
+    @property
+    def writing(self) -> bool:
+        """Whether computed states are stored; without space on the disk, only what was stored before is used."""
+        return self.writer is not None
 
     def read_only(self) -> None:
         """Read all further samples from the complete cache; from now on one without rows is an error."""
@@ -130,7 +138,7 @@ class FillingTeacher:
 
     def publish(self) -> None:
         """Let all ranks read what was stored so far; every rank calls it."""
-        if not self.writing:
+        if self.writer is None:
             return
         try:
             self._wait()
@@ -151,7 +159,8 @@ class FillingTeacher:
     def close(self) -> None:
         """Release the engine; rows that were not published are dropped."""
         self._disk.shutdown()
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
         self.store.close()
         self.online.close()
 
@@ -163,23 +172,41 @@ class FillingTeacher:
         return on_cpu.to(batch.student.labels.device)
 
     def _agree(self, broken: UserError | None, lacks: bool) -> None:
-        """Find out whether any rank lacks rows, could not read some, or could not write."""
+        """Find out whether any rank lacks rows, could not read some, found damaged ones, or could not write."""
         if self._job is not None and self._job.done():
             self._wait()
-        flags = torch.tensor([broken is not None, lacks, self._failure is not None])
+        damaged = self.store.take_damaged()
+        flags = torch.tensor([broken is not None, lacks, self._failure is not None, bool(damaged)])
         if world()[1] > 1:
             assert self._head is not None
             flags = flags.to(self._head.weight.device, torch.int32)
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        unreadable, lacking, failing = flags.tolist()
+        unreadable, lacking, failing, damaging = flags.tolist()
         if unreadable:
             raise_together(broken)
+        if damaging:
+            self._forget_damaged(damaged)
         self.runs = bool(lacking)
         self._settle(bool(failing))
 
+    def _forget_damaged(self, own: Mapping[str, Damage]) -> None:
+        """Treat damaged rows that any rank has found as missing, here and on disk; every rank calls it."""
+        found = {content: damage for each in gathered(dict(own)) for content, damage in each.items()}
+        new = self.store.forget(found)
+        for damage in new.values():
+            self.say(f"teacher.cache: {damage.fault}; the teacher computes them again")
+        if new and self.writing and is_main():
+            by_segment = defaultdict(set)
+            for content, damage in new.items():
+                by_segment[damage.segment].add(content)
+            try:
+                drop_entries(self.store.folder, by_segment)
+            except UserError as error:
+                self._failure = error  # handled like one of writing, on all ranks
+
     def _settle(self, failing: bool) -> None:
         """End the run, or only the filling, if a rank could not write; finished segments are published."""
-        if not failing or not self.writing:
+        if not failing or self.writer is None:
             return
         self._wait()
         unforeseen = self._failure is not None and not isinstance(self._failure, UserError)
@@ -187,8 +214,8 @@ class FillingTeacher:
             raise_together(self._failure)
         errors = [str(error) for error in gathered(self._failure) if error is not None]
         self.say(f"teacher.cache: {errors[0]}; training continues without filling it (teacher.cache.when_full)")
-        self.writing, self._failure = False, None
         self.writer.close()
+        self.writer, self._failure = None, None
         self._show()
 
     def _pieces(self, batch: PairedBatch, stored: StoredStates, online: TeacherStates) -> list["_Piece"]:
@@ -256,14 +283,19 @@ class FillingTeacher:
 
     def _read(self, content: str) -> list[Tensor]:
         """Read rows that this rank has stored but not published yet."""
+        assert self.writer is not None
         named = ((segment.name + ROWS, entry) for segment in self._whole for entry in segment.entries)
         locations = chain(named, self.writer.locations())
         file, entry = next((file, entry) for file, entry in locations if entry.content == content)
         parts = self.store.layout.empty(entry.rows)
-        self.store.fetch(file, entry, [as_bytes(part) for part in parts])
+        try:
+            self.store.fetch(file, entry, [as_bytes(part) for part in parts])
+        except DamagedRows as error:
+            raise DamagedRows(f"{error}; start the run again, which computes them again") from error
         return parts
 
     def _write(self, work: Sequence[tuple[str, str, int, Sequence[Tensor]]]) -> None:
+        assert self.writer is not None
         for sample in work:
             self.writer.add(*sample)
         if self.writer.size >= SEGMENT_BYTES and (segment := self.writer.finish()):

@@ -4,9 +4,9 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,6 +61,18 @@ def read_segments(folder: Path, check_files: bool = True) -> list[Segment]:
             raise UserError(f"{fault}; run `caad-ds prep verify {folder} --drop-damaged`, then fill it again")
         segments.append(segment)
     return segments
+
+
+def drop_entries(folder: Path, contents: Mapping[str, Collection[str]]) -> None:
+    """Remove contents from the indices of segments, by the segments' names; the caller must hold the cache's lock.
+
+    UserError if an index cannot be read or written.
+    """
+    for name, dropped in contents.items():
+        segment = read_index(folder / (name + INDEX))
+        kept = [entry for entry in segment.entries if entry.content not in dropped]
+        with disk_errors(folder):
+            write_index(folder, replace(segment, entries=kept))
 
 
 def drop_unfinished(folder: Path, writers: str = "*") -> None:

@@ -100,23 +100,23 @@ class CacheFilling:
         return len(numbers)
 
     def _missing(self, reader: IndexedReader) -> list[int]:
-        """Return the numbers of this part's samples without rows, by length; each rank checks a share.
+        """Return the numbers of this part's samples without sound rows, by length; each rank checks a share.
 
-        Samples whose key is in the cache are read: a text or an audio may have changed since.
+        Samples whose key is in the cache are read, with their rows: a text or an audio may have changed since.
         """
         entries, store = reader.index.samples, self.filling.store
         mine = list(self.part.take(range(len(reader))))
         new = set(store.lacks(named(entries[number]) for number in mine))
         rank, ranks = world()
         known = [number for number in mine if entries[number].key not in new]
-        self.heartbeat.set_activity(lambda: f"looking for changed samples among {len(known)}")
+        self.heartbeat.set_activity(lambda: f"checking {len(known)} stored samples")
         changed = agreed(lambda: [n for n in known[rank::ranks] if not self._is_stored(reader[n])])
         missing = {n for n in mine if entries[n].key in new} | {n for each in gathered(changed) for n in each}
         return sorted(missing, key=lambda n: (entries[n].tokens + 50 * entries[n].seconds, n))
 
     def _is_stored(self, sample: Sample) -> bool:
         answer: Sequence[int] = self.pairing.student.check(sample).answer[: self.cfg.data.max_answer_tokens]
-        return content_of(sample, answer) in self.filling.store
+        return self.filling.store.is_sound(content_of(sample, answer))
 
     def __enter__(self) -> "CacheFilling":
         return self

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from caad_ds.distill.teacher_cache.segments import (
     Entry,
     Segment,
     SegmentWriter,
+    drop_entries,
     drop_unfinished,
     read_segments,
     write_index,
@@ -85,8 +87,9 @@ def test_rows_come_back_bit_for_bit_in_any_order(form, precision, width, counts,
 
 
 @settings(max_examples=40, deadline=None)
-@given(counts=COUNTS, data=st.data())
-def test_no_flipped_bit_is_read(counts, data):
+@given(counts=COUNTS, needed=st.booleans(), data=st.data())
+def test_no_flipped_bit_is_read(counts, needed, data):
+    """Where rows are needed, damaged ones are an error; otherwise they are missing, and `take_damaged` returns them."""
     layout = Layout("pair", 3, "fp32")
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -96,7 +99,7 @@ def test_no_flipped_bit_is_read(counts, data):
         place = data.draw(st.integers(0, len(content) - 1))
         content[place] ^= 1 << data.draw(st.integers(0, 7))
         rows.write_bytes(content)
-        store = Store(folder, layout)
+        store = Store(folder, layout, needed)
         ends = np.cumsum([0, *counts]) * layout.bytes_per_row
         hit = int(np.searchsorted(ends, place, side="right")) - 1
         for number, count in enumerate(counts):
@@ -104,11 +107,40 @@ def test_no_flipped_bit_is_read(counts, data):
             if number != hit:
                 assert store.filled(asked, [f"k{number}"], [count]).complete
                 continue
-            with pytest.raises(
-                UserError, match=rf"00000-000000\.rows, sample k{hit}: its rows are damaged \(its bytes"
-            ):
-                store.filled(asked, [f"k{number}"], [count])
+            said = rf"00000-000000\.rows, sample k{hit}: its rows are damaged \(its bytes have another sha256\)"
+            if needed:
+                with pytest.raises(UserError, match=f"{said}; `caad-ds cache-teacher --config FILE` loads the teacher"):
+                    store.filled(asked, [f"k{number}"], [count])
+                continue
+            assert not store.filled(asked, [f"k{number}"], [count]).complete
+            [(content, damage)] = store.take_damaged().items()
+            assert content == f"c{hit}" and damage.segment == "00000-000000" and re.search(said, damage.fault)
+            assert (
+                store.take_damaged() == {}
+                and not store.is_sound(content)
+                and store.is_sound(f"c{hit + 1}") == (hit + 1 < len(counts))
+            )
         store.close()
+
+
+def test_damaged_rows_are_missing_until_others_are_stored(tmp_path):
+    layout = Layout("pair", 2, "fp32")
+    kept = stored(layout, tmp_path, [1, 1], [False])
+    [rows] = tmp_path.glob("*.rows")
+    rows.write_bytes(b"\xff" + rows.read_bytes()[1:])
+    store = Store(tmp_path, layout)
+    assert not store.is_sound("c0") and store.lacks([("k0", "")]) == []
+    damaged = store.take_damaged()
+    assert store.forget(damaged) == damaged and store.forget(damaged) == {}
+    assert store.lacks([("k0", ""), ("k1", "")]) == ["k0"] and not store.is_sound("c0")
+    drop_entries(tmp_path, {"00000-000000": {"c0"}})
+    assert [entry.content for segment in read_segments(tmp_path) for entry in segment.entries] == ["c1"]
+    writer = SegmentWriter(tmp_path, "00000")
+    writer.add("k0", "c0", 1, kept["c0"])
+    store.add([writer.finish()])
+    assert store.lacks([("k0", ""), ("k1", "")]) == [] and store.is_sound("c0") and store.take_damaged() == {}
+    store.forget(damaged)  # noted by a thread that had begun to read before: the new rows stay
+    assert store.is_sound("c0")
 
 
 def test_a_segment_is_there_whole_or_not_at_all(tmp_path):
@@ -190,9 +222,9 @@ def test_an_index_that_says_more_than_the_file_has(tmp_path):
     values["samples"][0][2] = 7
     index.write_text(json.dumps(values))
     with pytest.raises(UserError, match=r"sample k0: its rows are damaged \(7 bytes are missing\)"):
-        Store(tmp_path, layout).filled(StoredStates(["c0"], torch.zeros(1, dtype=torch.bool)), ["k0"], [1])
+        Store(tmp_path, layout, needed=True).filled(StoredStates(["c0"], torch.zeros(1, dtype=torch.bool)), ["k0"], [1])
     with pytest.raises(UserError, match="it has 1 rows for 2 tokens"):
-        Store(tmp_path, layout).filled(StoredStates(["c0"], torch.zeros(1, dtype=torch.bool)), ["k0"], [2])
+        Store(tmp_path, layout, needed=True).filled(StoredStates(["c0"], torch.zeros(1, dtype=torch.bool)), ["k0"], [2])
 
 
 def sample(**changes) -> SimpleNamespace:
