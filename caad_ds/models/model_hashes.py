@@ -1,8 +1,9 @@
 """Hashes of model folders, and of the weights of loaded models."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,27 +27,48 @@ def model_hash(model: str | Path) -> str:
     name; of the generation config the end tokens count, if the LLM's config has others.
     """
     folder = local_folder(model)
-    files = {path.relative_to(folder): path for pattern in MODEL_FILES for path in folder.glob(pattern)}
-    if not any(name.suffix == ".safetensors" for name in files):
-        files |= {path.relative_to(folder): path for path in folder.glob(PICKLED)}
     config = read_json(folder / "config.json", "give the folder of a model")
-    encoder = Path(encoder_of(folder, config.get("encoder")))
-    if encoder.is_dir() and encoder != folder:
-        files |= {Path("encoder", path.name): path for path in encoder.iterdir()}
-    elif encoder.is_file():
-        files[Path("encoder")] = encoder
     digest = hashlib.sha256()
     if (generation := folder / "generation_config.json").is_file():
         ends = read_json(generation, "give a complete folder").get("eos_token_id")
         if ends != (config.get("llm_config") or {}).get("eos_token_id"):
             digest.update(f"eos_token_id:{ends};".encode())
-    for name, path in sorted(files.items()):
-        if path.is_file():
-            digest.update(f"{name}:{path.stat().st_size};".encode())
-            with open(path, "rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
+    for name, path in _files(folder, config):
+        digest.update(f"{name}:{path.stat().st_size};".encode())
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()
+
+
+def file_states(model: str | Path) -> str:
+    """Return the sha256 over names, sizes, inodes and times of change of a model's files, without reading weights.
+
+    While it is the same, so is `model_hash`: a system call sets the time of change (ctime), never a program.
+    """
+    folder = local_folder(model)
+    generation = folder / "generation_config.json"
+    files = [*_files(folder, read_json(folder / "config.json", "give the folder of a model"))]
+    if generation.is_file():
+        files.append((Path(generation.name), generation))
+    digest = hashlib.sha256()
+    for name, path in files:
+        state = path.stat()
+        digest.update(f"{name}:{state.st_size},{state.st_ino},{state.st_mtime_ns},{state.st_ctime_ns};".encode())
+    return digest.hexdigest()
+
+
+def _files(folder: Path, config: Mapping[str, Any]) -> list[tuple[Path, Path]]:
+    """List the files that `model_hash` reads, by their names in it."""
+    files = {path.relative_to(folder): path for pattern in MODEL_FILES for path in folder.glob(pattern)}
+    if not any(name.suffix == ".safetensors" for name in files):
+        files |= {path.relative_to(folder): path for path in folder.glob(PICKLED)}
+    encoder = Path(encoder_of(folder, config.get("encoder")))
+    if encoder.is_dir() and encoder != folder:
+        files |= {Path("encoder", path.name): path for path in encoder.iterdir()}
+    elif encoder.is_file():
+        files[Path("encoder")] = encoder
+    return [(name, path) for name, path in sorted(files.items()) if path.is_file()]
 
 
 def weights_hash(module: nn.Module) -> str:

@@ -8,6 +8,10 @@ class UserError(Exception):
     """
 
 
+class DiskFull(UserError):
+    """No space is left on a disk, or in a user's share of it."""
+
+
 class RankError(UserError):
     """An error that every rank prints itself: it has lost the others, and may be the last one running."""
 

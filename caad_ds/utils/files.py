@@ -19,7 +19,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
-from caad_ds.utils.errors import UserError
+from caad_ds.utils.errors import DiskFull, UserError
 from caad_ds.utils.text import TextError, as_text, read_text
 from caad_ds.utils.validation_errors import mistakes
 
@@ -74,12 +74,12 @@ def _constructed(node: yaml.Node | None) -> Any:
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a full disk, or a folder that cannot be made or written, into a UserError."""
+    """Turn a full disk into DiskFull, and a folder that cannot be made or written into a UserError."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         if _is_full(error):
-            raise UserError(f"no space left for {folder}: free some or write elsewhere, then run it again") from error
+            raise DiskFull(f"no space left for {folder}: free some or write elsewhere, then run it again") from error
         if isinstance(error, OSError) and (error.errno in _REFUSED or _cannot_be_made(error, folder)):
             raise UserError(f"{folder} cannot be written ({error.strerror}): write elsewhere") from error
         raise

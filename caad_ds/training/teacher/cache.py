@@ -33,17 +33,19 @@ from caad_ds.loss.head import LMHead
 from caad_ds.models import auto
 from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.models.audio_lm import AudioLM
-from caad_ds.models.model_hashes import model_hash
+from caad_ds.models.model_hashes import file_states, model_hash
 from caad_ds.models.reader import Reader
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.training.batches import partners_identity
 from caad_ds.utils.array_task import Part
-from caad_ds.utils.errors import UserError
+from caad_ds.utils.errors import DiskFull, UserError
 from caad_ds.utils.files import disk_errors, has_locks, sole_writer
 from caad_ds.utils.launch import is_main
 from caad_ds.utils.ranks import agreed, from_main, world
 
 VOCABULARY = "vocabulary of the scalars"
+TEACHER = "teacher (its files)"
+FILES = "state of the teacher's files"  # a note: on another machine the same files have another state
 MAKING = 600  # seconds within which a process that starts to fill a cache has written its head
 
 
@@ -53,12 +55,14 @@ class Seen:
 
     Args:
         weights: the hash of the teacher's files; for an architecture, of its settings and its seed.
+        files: the state of these files, which the key notes; None for an architecture.
         key: what the stored states depend on; None if there is no cache yet.
         segments: the existing segments.
         marks: names of the marks of trainings that have not gone through their data.
     """
 
     weights: str
+    files: str | None
     key: dict[str, Any] | None
     segments: list[Segment]
     marks: frozenset[str] = frozenset()
@@ -73,8 +77,12 @@ def seen(cfg: Config) -> Seen | None:
     marks = frozenset(path.name for path in cfg.teacher.cache.path.glob(f"*{MARK}"))
     if is_architecture(cfg.teacher.path):
         values = sorted(read_architecture(cfg.teacher.path).items())
-        return Seen(hashlib.sha256(repr((values, cfg.run.seed + 1)).encode()).hexdigest(), key, segments, marks)
-    return Seen(model_hash(cfg.teacher.path), key, segments, marks)
+        weights = hashlib.sha256(repr((values, cfg.run.seed + 1)).encode()).hexdigest()
+        return Seen(weights, None, key, segments, marks)
+    files = file_states(cfg.teacher.path)
+    # Unchanged files are not read again: an 8B teacher's have 16 GB.
+    known = key["made_of"].get(TEACHER) if key is not None and key.get(FILES) == files else None
+    return Seen(known or model_hash(cfg.teacher.path), files, key, segments, marks)
 
 
 class TeacherCache:
@@ -113,6 +121,7 @@ class TeacherCache:
         self.store: Store | None = None
         self.head: LMHead | None = None
         self.positions: int | None = None
+        self._files = there.files
         self.key = stored = there.key
         if stored is not None:
             check_key(self.folder, stored, self.made_of)
@@ -228,7 +237,8 @@ class TeacherCache:
                         f"teacher.cache.path {self.folder}: it has segments and no {KEY}, so that nobody knows what "
                         "they were made of; restore that file, or name another folder"
                     )
-                notes = {"width": head.weight.shape[1], "positions": teacher.position_limit, VOCABULARY: _named(shared)}
+                width, positions = head.weight.shape[1], teacher.position_limit
+                notes = {"width": width, "positions": positions, VOCABULARY: _named(shared), FILES: self._files}
                 write_key(self.folder, self.made_of, notes)
             else:  # another process may have made it in the meantime
                 check_key(self.folder, stored, self.made_of)
@@ -272,7 +282,7 @@ def made_of(cfg: Config, weights: str, data: IndexedReader | StreamReader, reade
     """Return what the stored states depend on besides the samples, by name."""
     section, objective, run = cfg.teacher, cfg.objective, cfg.run
     assert section is not None and section.cache is not None
-    parts: dict[str, Any] = {"teacher (its files)": weights}
+    parts: dict[str, Any] = {TEACHER: weights}
     parts |= {f"reading of samples ({name})": value for name, value in reader.identity().items()}
     parts |= {
         "negative (teacher.negative)": section.negative,

@@ -1,13 +1,17 @@
 """A run that fills a teacher cache, and runs that read it, take the steps of a run with the teacher in an engine."""
 
 import math
+import os
+import shutil
 
 import pytest
 import torch
 
 from caad_ds.distill.teacher_cache import cached_signals, segments
 from caad_ds.distill.teacher_signal import OnlineTeacher
+from caad_ds.models.model_hashes import model_hash
 from caad_ds.training import trainer as trainer_module
+from caad_ds.training.teacher import cache as cache_module
 from tests.training.teacher.in_process import batch_dependent, rows_of, same_weights, trained, with_cache
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -82,6 +86,25 @@ def test_one_cache_for_any_alpha(world, tmp_path):
         assert NOT_LOADED in cached.said
         assert_near(cached.losses, online.losses)
     assert plain.losses != cached.losses
+
+
+def test_no_weights_of_the_teacher_are_read(world, tmp_path, monkeypatch):
+    """Not even to hash them, unless a file of the teacher has changed since the cache was filled."""
+    teacher = shutil.copytree(world / "teacher", tmp_path / "teacher")
+    changes = {"optimizer": {"steps": 3}, "teacher": {"path": str(teacher)}}
+    trained(with_cache(world, tmp_path / "filling", tmp_path / "cache", **changes))
+    hashed = []
+
+    def noted(folder):
+        hashed.append(folder)
+        return model_hash(folder)
+
+    monkeypatch.setattr(cache_module, "model_hash", noted)
+    assert NOT_LOADED in trained(with_cache(world, tmp_path / "cached", tmp_path / "cache", **changes)).said
+    assert hashed == []
+    os.chmod(teacher / "model.safetensors", 0o600)  # another time of change, the same bytes
+    assert NOT_LOADED in trained(with_cache(world, tmp_path / "again", tmp_path / "cache", **changes)).said
+    assert hashed == [str(teacher)]
 
 
 def test_bf16_rows_are_the_online_ones_of_an_equal_batch(world, tmp_path, monkeypatch):
