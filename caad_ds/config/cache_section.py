@@ -19,5 +19,5 @@ class CacheSection(Section):
         True, description="store what is missing; false: never load the teacher, a sample without rows is an error"
     )
     when_full: Literal["stop", "continue"] = Field(
-        "stop", description="where the disk is full: stop the run, or continue without storing more"
+        "stop", description="if the disk is full: stop the run, or continue without storing more"
     )

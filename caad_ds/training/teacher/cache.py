@@ -199,11 +199,18 @@ class TeacherCache:
 
         `unusable` are keys of samples that were left out: the cache is complete without them.
         """
+        writes = True
         with online.head() as head:
-            agreed(lambda: self._prepare(head, teacher, shared, held) if is_main() else None)
+            try:
+                agreed(lambda: self._prepare(head, teacher, shared, held) if is_main() else None)
+            except DiskFull as error:
+                if self.section.when_full == "stop":
+                    raise
+                say(f"teacher.cache: {error}; training continues without filling it (teacher.cache.when_full)")
+                writes = False
         there = from_main(partial(read_segments, self.folder))
-        teacher_with_cache = agreed(lambda: self._filling(online, shared, head.weight.shape[1], there, say))
-        if is_main():
+        teacher_with_cache = agreed(lambda: self._filling(online, shared, head.weight.shape[1], there, say, writes))
+        if is_main() and writes:
             for key in teacher_with_cache.store.lacks((key, "") for key in sorted(unusable)):
                 teacher_with_cache.note_unusable(key)
         return teacher_with_cache
@@ -256,9 +263,10 @@ class TeacherCache:
         width: int,
         there: Sequence[Segment],
         say: Callable[[str], None],
+        writes: bool,
     ) -> FillingTeacher:
         self.store = self._store(width, there)
-        writer = SegmentWriter(self.folder, f"{writer_of(self._part)}-{world()[0]:05d}")
+        writer = SegmentWriter(self.folder, f"{writer_of(self._part)}-{world()[0]:05d}") if writes else None
         continues = self.section.when_full == "continue"
         return FillingTeacher(online, self.store, writer, self.objective, shared, continues, say)
 

@@ -4,6 +4,7 @@ import math
 import random
 import shutil
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -153,6 +154,31 @@ def test_training_continues_where_the_config_says_so(world, tmp_path):
     finish(Run(with_cache(world, tmp_path / "online", None, **changes), 2))
     found, expected = weights(tmp_path / "out"), weights(tmp_path / "online")
     assert all(torch.allclose(found[name], expected[name], atol=1e-5) for name in expected)
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("there", [False, True], ids=["no cache", "a part of it is there"])
+def test_a_real_disk_that_is_full_from_the_start(world, disk, tmp_path, there, ranks):
+    """Refused by default; where the config says so, training continues with the rows that are there."""
+    changes = {"optimizer": {"steps": 3, "batch_size": 4, "micro_batch": 1}, "teacher": {"batch": 1}}
+    folder, root = disk(400) / "cache", tmp_path / "disk"
+    if there:
+        made = with_cache(world, tmp_path / "made", folder, **changes)
+        assert run_command(cache_teacher, "--config", made, "--shard", "0/2", "--batch", "1") == 0
+        before = rows_of(folder)
+    with suppress(OSError), (root / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(1024))
+    stops = Run(with_cache(world, tmp_path / "stops", folder, **changes), ranks)
+    said = finish(stops, 2)
+    assert said.count(f"no space left for {folder}") == 1
+    continues = with_cache(world, tmp_path / "out", folder, cache={"when_full": "continue"}, **changes)
+    said = finish(Run(continues, ranks))
+    assert said.count("training continues without filling it (teacher.cache.when_full)") == 1
+    finish(Run(with_cache(world, tmp_path / "online", None, **changes), ranks))
+    found, expected = weights(tmp_path / "out"), weights(tmp_path / "online")
+    assert all(torch.allclose(found[name], expected[name], atol=1e-6) for name in expected)
+    assert rows_of(folder) == (before if there else {})
 
 
 @pytest.mark.parametrize("when", ["stop", "continue"])
