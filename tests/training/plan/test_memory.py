@@ -59,17 +59,28 @@ def rehearsed():
     return models, [rehearse(*models, "zero_mel", Shape(n, 40, 96, 136, n, 10.0)) for n in (8, 16)]
 
 
+def total(row: str, capped: bool) -> int:
+    """The total peak of a row of the page, in MiB.
+
+    The uncapped cpu row ran after another setting, whose models are in its total: those of the capped row stand in.
+    """
+    above, whole = measured(row, last=capped)
+    if row.endswith("cpu") and not capped:
+        above_capped, whole_capped = measured(row, last=True)
+        return whole_capped - above_capped + above
+    return whole
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("placed", "row", "last"),
-    [("resident", "ours in engines, teacher resident", False), ("cpu", "ours in engines, teacher cpu", True)],
+    ("placed", "capped"), [("resident", False), ("cpu", False), ("cpu", True)], ids=["resident", "cpu", "cpu capped"]
 )
-def test_peaks_on_an_h100_in_engines(rehearsed, placed, row, last):
-    """The page's rows with the student in ZeRO-3; of the cpu rows the capped one, which ran first."""
+def test_peaks_on_an_h100_in_engines(rehearsed, placed, capped):
+    """The page's rows with the student in ZeRO-3."""
     models, costs = rehearsed
     engines = Engines(benchmark("student_zero3.json"), DEVICES["h100"], 1, *models)
     found = MemoryPlan(engines, 8, 1, *costs).of(placed, 8)["peak"] / MIB
-    assert found == pytest.approx(measured(row, last)[1], rel=0.15)
+    assert found == pytest.approx(total(f"ours in engines, teacher {placed}", capped), rel=0.15)
 
 
 @pytest.mark.slow
