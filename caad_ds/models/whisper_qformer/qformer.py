@@ -62,13 +62,22 @@ class QFormerConnector(nn.Module):
         """Compute connector outputs [A, K, H] from the states [A, taps, frames, D] of A audios."""
         audios, taps, frames, dim = states.hidden.shape
         dtype = self.queries.dtype
-        queries = self.queries.expand(audios, -1, -1, -1).flatten(0, 1)
         hidden = F.layer_norm(states.hidden, (dim,)) if self.normalize else states.hidden
         memory = hidden.reshape(audios * taps, frames, dim).to(dtype)
-        if self.qformer.layernorm is None:
-            read = self.qformer.encoder(queries, encoder_hidden_states=memory, query_length=queries.shape[1])
-        else:
-            read = self.qformer(query_embeds=queries, encoder_hidden_states=memory)
-        mix = self.layer_weights.softmax(0)
-        mixed = (read.last_hidden_state.unflatten(0, (audios, taps)) * mix[None, :, :, None]).sum(1)
+        read = self._read(memory, audios).unflatten(0, (audios, taps))
+        mixed = (read * self.layer_weights.softmax(0)[None, :, :, None]).sum(1)
         return self.project(self.norm(mixed.to(dtype)))
+
+    def _read(self, memory: Tensor, audios: int) -> Tensor:
+        """Run the Q-Former: [A * taps, frames, D] to [A * taps, K, D].
+
+        Its first self-attention, among queries that have not met any audio, is the same for all audios and runs once.
+        """
+        norm, (first, *others) = self.qformer.layernorm, self.qformer.encoder.layer
+        queries = self.queries if norm is None else norm(self.queries)
+        attended = first.attention(hidden_states=queries).repeat(audios, 1, 1)
+        attended = first.crossattention(hidden_states=attended, encoder_hidden_states=memory)
+        hidden = first.feed_forward_chunk_query(attended)
+        for layer in others:
+            hidden = layer(hidden, encoder_hidden_states=memory, query_length=hidden.shape[1])
+        return hidden
