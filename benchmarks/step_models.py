@@ -111,7 +111,8 @@ class Setting:
         student.llm.requires_grad_(False)
         self.teacher, self.student = (SpeechAudioLM(model, self.encoder, tokenizer()) for model in (teacher, student))
         self.batch = batch(scale, self.encoder).to(device)
-        self.optimizer = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=1e-4)
+        trained = [p for p in student.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)  # as training's on a CPU, and transformers'
 
     def negative(self) -> Batch:
         """Return the batch of the teacher's contrastive pass."""
