@@ -1,6 +1,6 @@
 """The connector: learned queries read the tapped encoder layers (DeSTA2, section 3)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +73,9 @@ class QFormerConnector(nn.Module):
 
         Its first self-attention, among queries that have not met any audio, is the same for all audios and runs once.
         """
-        norm, (first, *others) = self.qformer.layernorm, self.qformer.encoder.layer
+        layers: Any = self.qformer.encoder.layer
+        first, *others = layers
+        norm = self.qformer.layernorm
         queries = self.queries if norm is None else norm(self.queries)
         attended = first.attention(hidden_states=queries).repeat(audios, 1, 1)
         attended = first.crossattention(hidden_states=attended, encoder_hidden_states=memory)
