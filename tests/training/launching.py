@@ -144,9 +144,9 @@ def weights(output_dir: Path) -> dict:
     return {name: weight for name, weight in found.items() if not name.startswith("encoder.whisper.")}
 
 
-def refusal(file, *arguments: str, ranks: int = 1, env: dict | None = None) -> str:
-    """Return the one line of error that the main rank prints besides progress."""
-    run = Run(file, ranks, *arguments, env=env)
+def refusal(file, *arguments: str, ranks: int = 1, **how: object) -> str:
+    """Return the one line of error that the main rank prints besides progress; `how`: the rest of what Run takes."""
+    run = Run(file, ranks, *arguments, **how)
     status = run.wait(60)
     assert status == [2] * ranks, f"exit status {status}: {run.output()}"
     error_lines = [line for rank in range(ranks) for line in run.output(rank).splitlines() if "error" in line.lower()]

@@ -1,4 +1,4 @@
-"""Other data than the tiny world's."""
+"""Whole caches, and other data than the tiny world's."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,18 @@ import pytest
 
 from data_prep.pack import pack
 from tests.command import run_command
+from tests.training.teacher.in_process import trained, with_cache
+from tests.training.teacher.mistakes import FORMS, STEPS
 from tests.training.tiny import records
+
+
+@pytest.fixture(scope="module")
+def caches(world, alone, tmp_path_factory) -> Path:
+    """A folder of whole caches, by their name in FORMS; not to be changed."""
+    root = tmp_path_factory.mktemp("caches")
+    for name, keys in FORMS.items():
+        trained(with_cache(world, root / f"out-{name}", root / name, **STEPS | keys))
+    return root
 
 
 @pytest.fixture

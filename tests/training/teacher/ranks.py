@@ -3,10 +3,13 @@
 import os
 import signal
 import time
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from caad_ds.distill.step import DistillStep
 from caad_ds.distill.teacher_cache import segments
+from caad_ds.distill.teacher_signal import OnlineTeacher
 from tests.training.teacher.in_process import batch_dependent
 
 
@@ -76,6 +79,18 @@ def wait_in_writing() -> None:
         return write(file, data, place)
 
     os.pwrite = waits
+
+
+def soft_cap() -> None:
+    """Give the teacher's head a soft cap."""
+    head = OnlineTeacher.head
+
+    @contextmanager
+    def capped(self):
+        with head(self) as own:
+            yield replace(own, softcap=30.0)
+
+    OnlineTeacher.head = capped
 
 
 def full_on_one() -> None:

@@ -4,35 +4,22 @@ import errno
 import json
 import os
 import shutil
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from caad_ds.data.shard_index import ShardIndex
-from caad_ds.distill.teacher_cache.filling_state import MARK
 from caad_ds.distill.teacher_signal import OnlineTeacher
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer
 from data_prep.pack import pack
 from tests.command import run_command
-from tests.training.launching import Run, refusal
+from tests.training.launching import Run
 from tests.training.teacher.in_process import same_weights, trained, with_cache
-from tests.training.teacher.ranks import blind
+from tests.training.teacher.mistakes import FORMS, STEPS, content, flip, other_template, other_weights
+from tests.training.teacher.ranks import blind, soft_cap
 
 pytestmark = pytest.mark.usefixtures("alone")
-
-STEPS = {"optimizer": {"steps": 3}}  # an epoch
-
-
-@pytest.fixture(scope="module")
-def caches(world, alone, tmp_path_factory):
-    """Whole caches by form; not to be changed."""
-    root = tmp_path_factory.mktemp("caches")
-    for form in ("pair", "contrast"):
-        trained(with_cache(world, root / f"out-{form}", root / form, cache={"form": form}, **STEPS))
-    return root
 
 
 @pytest.fixture
@@ -56,19 +43,6 @@ def refused(world, tmp_path):
     return refused
 
 
-def content(folder: Path) -> dict[str, bytes]:
-    """The files of a cache, without the mark of a training that has begun to fill it."""
-    files = [path for path in folder.iterdir() if path.suffix != MARK] if folder.is_dir() else []
-    return {path.name: path.read_bytes() for path in files}
-
-
-def test_two_ranks_refuse_together(world, caches, tmp_path):
-    file = with_cache(world, tmp_path / "out", caches / "pair", teacher={"negative": "noise"}, **STEPS)
-    line = refusal(file, ranks=2)
-    assert f"teacher.cache.path {caches / 'pair'}: it was made with another negative (teacher.negative): " in line
-    assert "zero_mel, here noise; restore that, or name another folder" in line
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -89,12 +63,8 @@ def test_a_cache_that_was_made_with_something_else(caches, refused, changes, sai
 
 
 def test_a_cache_of_another_teacher(world, caches, refused, tmp_path):
-    other = shutil.copytree(world / "teacher", tmp_path / "other")
-    file = other / "model.safetensors"
-    data = bytearray(file.read_bytes())
-    data[-2] ^= 1
-    file.write_bytes(data)
-    assert "it was made with another teacher (its files): " in refused(caches / "pair", teacher={"path": str(other)})
+    line = refused(caches / "pair", **other_weights(world, tmp_path / "other"))
+    assert "it was made with another teacher (its files): " in line
 
 
 def test_a_teacher_whose_weights_were_overwritten(world, refused, tmp_path):
@@ -122,13 +92,9 @@ def test_another_contrast_than_the_stored_one(caches, refused, key):
     assert f"it was made with another objective.{key}: " in line
 
 
-def test_another_constant_of_the_gate_than_the_stored_one(world, refused, tmp_path):
-    gated = {"alpha_gate": "text_certainty"}
-    made = with_cache(
-        world, tmp_path / "made", tmp_path / "cache", cache={"form": "contrast"}, objective=gated, **STEPS
-    )
-    trained(made)
-    line = refused(tmp_path / "cache", cache={"form": "contrast"}, objective=gated | {"gate_m": 3.0})
+def test_another_constant_of_the_gate_than_the_stored_one(caches, refused):
+    gated = FORMS["gated"]
+    line = refused(caches / "gated", **gated | {"objective": gated["objective"] | {"gate_m": 3.0}})
     assert "it was made with another objective.gate_m: " in line
 
 
@@ -138,10 +104,8 @@ def test_other_versions(caches, refused, monkeypatch):
 
 
 def test_another_template(world, caches, refused, tmp_path):
-    other = shutil.copytree(world / "teacher", tmp_path / "other")
-    template = other / "chat_template.jinja"
-    template.write_text(template.read_text() + " ")
-    assert "it was made with another teacher (its files): " in refused(caches / "pair", teacher={"path": str(other)})
+    line = refused(caches / "pair", **other_template(world, tmp_path / "other"))
+    assert "it was made with another teacher (its files): " in line
 
 
 def test_a_file_system_without_locks(refused, tmp_path, monkeypatch):
@@ -158,14 +122,8 @@ def test_a_contrast_and_plausibility(refused, tmp_path):
 
 
 def test_a_contrast_of_logits_with_a_soft_cap(refused, tmp_path, monkeypatch):
-    head = OnlineTeacher.head
-
-    @contextmanager
-    def capped(self):
-        with head(self) as own:
-            yield replace(own, softcap=30.0)
-
-    monkeypatch.setattr(OnlineTeacher, "head", capped)
+    monkeypatch.setattr(OnlineTeacher, "head", OnlineTeacher.head)  # restored at the end
+    soft_cap()
     line = refused(tmp_path / "none", cache={"form": "contrast"})
     assert "teacher.cache.form contrast: the logits of a caad_speech_lm have a soft cap" in line
     assert not (tmp_path / "none").exists()
@@ -234,9 +192,7 @@ def test_a_truncated_segment(cache, refused):
 
 def test_a_flipped_byte_of_a_whole_cache(cache, refused):
     rows = min(cache.glob("*.rows"))
-    data = bytearray(rows.read_bytes())
-    data[5] ^= 1
-    rows.write_bytes(data)
+    flip(rows, 5)
     index = rows.with_suffix(".json")
     key = json.loads(index.read_text())["samples"][0][0]
     line = refused(cache)

@@ -16,6 +16,7 @@ from caad_ds.utils.errors import UserError
 from tests.training.launching import Run
 from tests.training.teacher.in_process import Killed, filled, rows_of, trained, with_cache
 from tests.training.teacher.kills import WAIT
+from tests.training.teacher.mistakes import flip
 
 # In forwards of one sample, states have the same rounding whenever they are computed.
 ONE = {"optimizer": {"steps": 6, "batch_size": 4, "micro_batch": 1}, "teacher": {"batch": 1}}
@@ -34,10 +35,8 @@ def cache(filled_cache, tmp_path) -> Path:
     """A copy with two damaged samples."""
     folder = shutil.copytree(filled_cache, tmp_path / "cache")
     rows = min(folder.glob("*.rows"))
-    data = bytearray(rows.read_bytes())
-    data[3] ^= 1
-    data[-3] ^= 1
-    rows.write_bytes(data)
+    flip(rows, 3)
+    flip(rows, -3)
     return folder
 
 

@@ -13,6 +13,7 @@ import torch
 
 from caad_ds.distill.teacher_cache.segments import read_segments
 from caad_ds.training.teacher import cache_teacher
+from data_prep.verify import verify
 from tests.command import run_command
 from tests.training.launching import Run, refusal, train, weights
 from tests.training.teacher.in_process import batch_dependent, rows_of, same_weights, with_cache
@@ -126,6 +127,22 @@ def test_two_runs_that_fill_one_cache(world, tmp_path):
     (tmp_path / "release").touch()
     assert "whole (" in finish(first)
     assert "it is not loaded" in train(files[1], 2)
+
+
+@pytest.mark.parametrize("first", ["train", pytest.param("cache-teacher", marks=pytest.mark.slow)])
+def test_a_training_and_cache_teacher_that_fill_one_cache(world, tmp_path, first):
+    """With one config; the second is refused on all its ranks, and the first loses nothing."""
+    file = with_cache(world, tmp_path / "out", tmp_path / "cache")
+    ranks = {"train": 2, "cache-teacher": 1}
+    [second] = ranks.keys() - {first}
+    filling = Run(file, ranks[first], env={"UNTIL": str(tmp_path / "release")}, prepare=wait_in_writing, command=first)
+    filling.wait_for("writing begins", WAIT)
+    line = refusal(file, ranks=ranks[second], command=second)
+    assert f"another process is writing {tmp_path / 'cache'}: wait until it ends" in line
+    (tmp_path / "release").touch()
+    assert {"train": "whole (", "cache-teacher": "24 samples computed; 24 samples"}[first] in finish(filling)
+    assert run_command(verify, tmp_path / "cache") == 0 and len(rows_of(tmp_path / "cache")) == 24
+    assert "it is not loaded" in train(with_cache(world, tmp_path / "reads", tmp_path / "cache"), 2)
 
 
 # -- a full disk ----------------------------------------------------------------------------------------------------
