@@ -62,7 +62,7 @@ def check_key(folder: Path, stored: Mapping[str, Any], made_of: Mapping[str, str
 
 def write_key(folder: Path, made_of: Mapping[str, str], notes: Mapping[str, Any]) -> None:
     """Write a cache's key; `notes` is what else a run that reads the cache needs to know."""
-    write_json(folder / KEY, {"version": VERSION, "made_of": dict(made_of), **notes})
+    write_json(folder / KEY, {**notes, "version": VERSION, "made_of": dict(made_of)})
 
 
 def stored_layout(folder: Path, stored: Mapping[str, Any]) -> Layout:

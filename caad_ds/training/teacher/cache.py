@@ -33,7 +33,7 @@ from caad_ds.loss.head import LMHead
 from caad_ds.models import auto
 from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.models.audio_lm import AudioLM
-from caad_ds.models.model_hashes import file_states, model_hash
+from caad_ds.models.model_hashes import encoder_commit, file_states, model_hash
 from caad_ds.models.reader import Reader
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.training.batches import partners_identity
@@ -250,6 +250,8 @@ class TeacherCache:
             else:  # another process may have made it in the meantime
                 check_key(self.folder, stored, self.made_of)
                 self.check_vocabulary(shared)
+                if stored.get(FILES) != self._files:  # the cache was copied, or the teacher
+                    write_key(self.folder, self.made_of, stored | {FILES: self._files})
             if not (self.folder / HEAD).exists():
                 write_head(self.folder, head)
             if not self._refill and not self._stream:
@@ -291,6 +293,8 @@ def made_of(cfg: Config, weights: str, data: IndexedReader | StreamReader, reade
     section, objective, run = cfg.teacher, cfg.objective, cfg.run
     assert section is not None and section.cache is not None
     parts: dict[str, Any] = {TEACHER: weights}
+    if not is_architecture(section.path) and (commit := encoder_commit(section.path)) is not None:
+        parts["teacher's encoder (its commit on the hub)"] = commit
     parts |= {f"reading of samples ({name})": value for name, value in reader.identity().items()}
     parts |= {
         "negative (teacher.negative)": section.negative,

@@ -150,6 +150,17 @@ def test_caches_that_a_run_cannot_have(base, objective, files, why):
     assert any(note.startswith(why) for note in found.notes)
 
 
+@pytest.mark.parametrize("device", ["h100", "a100", "l40s", "a6000", "rtx4090"])
+def test_nodes_of_a_device(tmp_path, device):
+    """Eight ranks divide the optimizer's states, a global batch and the time, and not the steps."""
+    one = planned(tmp_path, {"device": device}, optimizer={"batch_size": 64})
+    eight = planned(tmp_path, {"device": device, "nodes": 2, "gpus_per_node": 4}, optimizer={"batch_size": 64})
+    assert eight.data["steps"] == one.data["steps"] and eight.files == one.files
+    states = [each.memory["replicated"]["optimizer"] for each in (one, eight)]
+    assert states[1] == pytest.approx(states[0] / 8, rel=0.01)
+    assert eight.hours["online"] == pytest.approx(one.hours["online"] / 8, rel=0.01)
+
+
 @pytest.mark.parametrize("section", [None, {"path": "cache", "form": "pair"}, {"path": "cache", "form": "contrast"}])
 def test_standard_kd_may_have_a_cache_of_both_forms(base, section):
     """Online it runs one path; a `pair` cache, the default, stores two, and the epoch that fills it runs two.

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from random import Random
 
 from tests.training.launching import Run
@@ -30,16 +31,37 @@ def killed(start: Start, rank: int, at: str) -> bool:
     return hit
 
 
-def kill_at_random(start: Start, drawn: Random, moments: Sequence[str], begun: str) -> int:
-    """Kill five starts, in a write or at any moment after `begun` was printed; the number that ended by it."""
+def kill_at_random(start: Start, drawn: Random, moments: Sequence[str], begun: str, cache: Path) -> int:
+    """Kill five starts, in a write or at any moment after `begun` was printed.
+
+    Returns the number that ended by it and, at any moment, had written to the cache before.
+    """
     hits = 0
     for _ in range(5):
         if drawn.random() < 0.6:
             hits += killed(start, drawn.randrange(2), drawn.choice(moments))
             continue
+        before = written(cache)
         run = start()
         run.wait_for(begun, WAIT)
         time.sleep(drawn.uniform(0, 2))
-        hits += run.processes[0].is_alive() and "whole (" not in run.output()
+        fills = run.processes[0].is_alive() and "whole (" not in run.output()
         kill(run)
+        hits += fills and written(cache) != before
     return hits
+
+
+def written(cache: Path) -> set[tuple[str, int, int]]:
+    """Name, inode and length of each file of rows, unfinished ones included."""
+    return {(path.name, path.stat().st_ino, path.stat().st_size) for path in cache.glob("*.rows*")}
+
+
+def kill_in_filling(start: Start, cache: Path, seconds: float) -> list[int | None]:
+    """Kill all ranks so long after the first write to the cache; their exit codes."""
+    before = written(cache)
+    run = start()
+    end = time.monotonic() + WAIT
+    while written(cache) <= before and run.processes[0].is_alive() and time.monotonic() < end:
+        time.sleep(0.005)
+    time.sleep(seconds)
+    return kill(run)

@@ -10,6 +10,7 @@ import pytest
 
 from caad_ds.data.shard_index import ShardIndex
 from caad_ds.distill.teacher_signal import OnlineTeacher
+from caad_ds.training.teacher import cache as cache_module
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import sole_writer
 from data_prep.pack import pack
@@ -98,9 +99,26 @@ def test_another_constant_of_the_gate_than_the_stored_one(caches, refused):
     assert "it was made with another objective.gate_m: " in line
 
 
-def test_other_versions(caches, refused, monkeypatch):
-    monkeypatch.setattr("transformers.__version__", "4.0")
-    assert "it was made with another version of transformers: " in refused(caches / "pair")
+@pytest.mark.parametrize("package", ["torch", "transformers"])
+def test_other_versions(caches, refused, monkeypatch, package):
+    monkeypatch.setattr(f"{package}.__version__", "1.0")
+    line = refused(caches / "pair")
+    assert f"it was made with another version of {package}: " in line and line.count(", here ") == 1
+
+
+def test_another_commit_of_an_encoder_on_the_hub(world, refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "encoder_commit", lambda model: "0123")
+    trained(with_cache(world, tmp_path / "filled", tmp_path / "cache", **STEPS))
+    monkeypatch.setattr(cache_module, "encoder_commit", lambda model: "4567")
+    line = refused(tmp_path / "cache")
+    assert "it was made with another teacher's encoder (its commit on the hub): 0123, here 4567; " in line
+
+
+def test_another_processor(world, caches, refused, tmp_path):
+    other = shutil.copytree(world / "teacher", tmp_path / "other")
+    file = other / "processor_config.json"
+    file.write_text(file.read_text() + "\n")
+    assert "it was made with another teacher (its files): " in refused(caches / "pair", teacher={"path": str(other)})
 
 
 def test_another_template(world, caches, refused, tmp_path):

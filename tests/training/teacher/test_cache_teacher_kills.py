@@ -60,7 +60,7 @@ def test_20_kills(world, undisturbed, tmp_path):
         caches += 1
         cache = tmp_path / f"cache-{caches}"
         file = with_cache(world, tmp_path / f"out-{caches}", cache)
-        done += kill_at_random(partial(run, file), drawn, MOMENTS, "loading models and data")
+        done += kill_at_random(partial(run, file), drawn, MOMENTS, "loading models and data", cache)
         finish(file)
         assert rows_of(cache) == undisturbed, seed
         assert run_command(verify, cache) == 0, seed

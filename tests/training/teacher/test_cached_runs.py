@@ -12,7 +12,7 @@ from caad_ds.distill.teacher_signal import OnlineTeacher
 from caad_ds.models.model_hashes import model_hash
 from caad_ds.training import trainer as trainer_module
 from caad_ds.training.teacher import cache as cache_module
-from tests.training.teacher.in_process import batch_dependent, rows_of, same_weights, trained, with_cache
+from tests.training.teacher.in_process import batch_dependent, filled, rows_of, same_weights, trained, with_cache
 
 pytestmark = pytest.mark.usefixtures("alone")
 
@@ -105,6 +105,10 @@ def test_no_weights_of_the_teacher_are_read(world, tmp_path, monkeypatch):
     os.chmod(teacher / "model.safetensors", 0o600)  # another time of change, the same bytes
     assert NOT_LOADED in trained(with_cache(world, tmp_path / "again", tmp_path / "cache", **changes)).said
     assert hashed == [str(teacher)]
+    filled(with_cache(world, tmp_path / "fills", tmp_path / "cache", **changes))  # notes the files as they are now
+    hashed.clear()
+    assert NOT_LOADED in trained(with_cache(world, tmp_path / "last", tmp_path / "cache", **changes)).said
+    assert hashed == []
 
 
 def test_bf16_rows_are_the_online_ones_of_an_equal_batch(world, tmp_path, monkeypatch):

@@ -3,7 +3,6 @@
 import math
 import random
 import shutil
-import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from data_prep.verify import verify
 from tests.command import run_command
 from tests.training.launching import Run, refusal, train, weights
 from tests.training.teacher.in_process import batch_dependent, rows_of, same_weights, with_cache
-from tests.training.teacher.kills import WAIT, kill, kill_at_random, killed
+from tests.training.teacher.kills import WAIT, kill_at_random, kill_in_filling, killed
 from tests.training.teacher.ranks import full_on_one, note_losses, wait_in_writing
 
 
@@ -89,7 +88,7 @@ def test_20_kills_while_filling(world, undisturbed, tmp_path):
         round_number += 1
         out, cache = tmp_path / f"out-{round_number}", tmp_path / f"cache-{round_number}"
         file = with_cache(world, out, cache, **KILLS)
-        done += kill_at_random(partial(run, file), drawn, MOMENTS, "building the student's engine")
+        done += kill_at_random(partial(run, file), drawn, MOMENTS, "building the student's engine", cache)
         finish(run(file))
         assert same_weights(undisturbed / "out", out), seed
         assert rows_of(undisturbed / "cache") == rows_of(cache), seed
@@ -107,11 +106,8 @@ def test_5_kills_while_training_on_a_half_filled_cache(world, tmp_path):
     finish(run(files[0]))
     for rank, at in ((0, "rows:0"), (1, "index:0"), (1, "rows:0")):  # rank 0 then has published all of its own
         assert killed(partial(run, files[1]), rank, at)
-    for seconds in (0.0, 0.5):
-        started = run(files[1])
-        started.wait_for("building the student's engine", WAIT)
-        time.sleep(seconds)
-        assert kill(started) == [-9, -9]
+    for seconds in (0.0, 0.02):
+        assert kill_in_filling(partial(run, files[1]), caches[1], seconds) == [-9, -9]
     finish(run(files[1]))
     assert same_weights(*outs)
     rows = [rows_of(cache) for cache in caches]
@@ -143,6 +139,23 @@ def test_a_training_and_cache_teacher_that_fill_one_cache(world, tmp_path, first
     assert {"train": "whole (", "cache-teacher": "24 samples computed; 24 samples"}[first] in finish(filling)
     assert run_command(verify, tmp_path / "cache") == 0 and len(rows_of(tmp_path / "cache")) == 24
     assert "it is not loaded" in train(with_cache(world, tmp_path / "reads", tmp_path / "cache"), 2)
+
+
+def test_parts_of_other_commands(world, tmp_path):
+    """While a part of an array job fills a cache, other parts of the job may, and nobody else."""
+    file = with_cache(world, tmp_path / "out", tmp_path / "cache")
+    first = Run(
+        file, 1, "--shard", "0/2", env={"UNTIL": str(tmp_path / "release")}, prepare=wait_in_writing,
+        command="cache-teacher",
+    )  # fmt: skip
+    first.wait_for("writing begins", WAIT)
+    line = refusal(file, "--shard", "1/3", ranks=2, command="cache-teacher")
+    assert f"teacher.cache.path {tmp_path / 'cache'}: another command fills it, in 2 parts (this one in 3)" in line
+    assert "another process is writing" in refusal(file, "--shard", "0/2", command="cache-teacher")
+    finish(Run(file, 1, "--shard", "1/2", command="cache-teacher"))
+    (tmp_path / "release").touch()
+    finish(first)
+    assert run_command(verify, tmp_path / "cache") == 0 and len(rows_of(tmp_path / "cache")) == 24
 
 
 # -- a full disk ----------------------------------------------------------------------------------------------------
