@@ -112,7 +112,8 @@ class Setting:
         self.teacher, self.student = (SpeechAudioLM(model, self.encoder, tokenizer()) for model in (teacher, student))
         self.batch = batch(scale, self.encoder).to(device)
         trained = [p for p in student.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)  # as training's on a CPU, and transformers'
+        fused = True if device == "cpu" else None  # as in training
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=fused)
 
     def negative(self) -> Batch:
         """Return the batch of the teacher's contrastive pass."""

@@ -1,5 +1,6 @@
 """The rows of a teacher cache, looked up by a hash of the sample's content."""
 
+import errno
 import hashlib
 import json
 import os
@@ -22,7 +23,10 @@ from caad_ds.distill.teacher_cache.segments import ROWS, Entry, Segment, read_se
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import OPEN_FILES, OpenFile
 
-RECOMPUTE = "`caad-ds cache-teacher --config FILE` loads the teacher and computes them again"
+RECOMPUTE = (
+    "compute them again with the teacher: `caad-ds cache-teacher --config FILE`, or for a stream a training with "
+    "teacher.cache.fill true"
+)
 
 
 def content_of(sample: Sample, answer: Sequence[int]) -> str:
@@ -39,13 +43,13 @@ def content_of(sample: Sample, answer: Sequence[int]) -> str:
     return digest.hexdigest()[:32]
 
 
-class DamagedRows(UserError):
-    """Rows of a sample that are not as they were written."""
-
-
 def named(entry: SampleEntry) -> tuple[str, str]:
     """Identify a sample of an index for `Store.lacks`: its key, and its audio with the length of its text."""
     return entry.key, f"{entry.pcm} {entry.tokens}"
+
+
+class DamagedRows(UserError):
+    """Rows of a sample that are not as they were written."""
 
 
 class Damage(NamedTuple):
@@ -109,29 +113,29 @@ class Store:
         without = set() if noted else self._noted
         return [key for key, count in wanted.items() if self._keys[key] - (key in without) < count]
 
-    def is_sound(self, content: str) -> bool:
-        """Whether a content has rows that are as written; damaged ones are noted for `take_damaged`."""
+    def is_sound(self, content: str, count: int) -> bool:
+        """Whether a content has `count` rows that are as written; damaged ones are noted for `take_damaged`."""
         location = self._locations.get(content)
-        if location is None or not location[1].rows:
+        if location is None or not count:
             return location is not None
-        name, entry = location
-        parts = self.layout.empty(entry.rows)
-        return self._fetched(name, entry, entry.rows, [as_bytes(part) for part in parts])
+        parts = self.layout.empty(count)
+        return self._fetched(*location, count, [as_bytes(part) for part in parts])
 
-    def take_damaged(self) -> dict[str, "Damage"]:
+    def take_damaged(self) -> dict[str, Damage]:
         """Return the damaged rows that were found since the last call, by content."""
         found, self._damaged = self._damaged, {}
         return found
 
-    def forget(self, damaged: Mapping[str, "Damage"]) -> dict[str, "Damage"]:
+    def forget(self, damaged: Mapping[str, Damage]) -> dict[str, Damage]:
         """Treat damaged rows as missing; return those that were not forgotten before."""
         here = {content: damage for content, damage in damaged.items() if self._is_at(content, damage)}
         for content in here:
             _, entry = self._locations.pop(content)
             self._keys[entry.key] -= 1
+            self._checked.discard(content)
         return here
 
-    def _is_at(self, content: str, damage: "Damage") -> bool:
+    def _is_at(self, content: str, damage: Damage) -> bool:
         return content in self._locations and self._locations[content][0] == damage.segment
 
     def read(self, samples: Sequence[Sample], batch: Batch) -> StoredStates:
@@ -196,6 +200,8 @@ class Store:
         try:
             opened = self._open(file)  # keep a reference while reading: if two threads open it, only one is cached
             got = os.preadv(opened.descriptor, views, entry.offset)
+            if got != size and os.fstat(opened.descriptor).st_size >= entry.offset + size:
+                raise OSError(errno.EIO, f"{size - got} bytes were not delivered")
         except FileNotFoundError as error:
             raise DamagedRows(self._fault(file, entry, str(error.strerror))) from error
         except OSError as error:  # of the file system: the rows may be as they were

@@ -140,6 +140,7 @@ class FillingTeacher:
         """Let all ranks read what was stored so far; every rank calls it."""
         if self.writer is None:
             return
+        self._forget_damaged(self.store.take_damaged())
         try:
             self._wait()
             if self._failure is None and (segment := self.writer.finish()):
@@ -175,7 +176,7 @@ class FillingTeacher:
         """Find out whether any rank lacks rows, could not read some, found damaged ones, or could not write."""
         if self._job is not None and self._job.done():
             self._wait()
-        damaged = self.store.take_damaged()
+        damaged = {} if self.store.needed else self.store.take_damaged()
         flags = torch.tensor([broken is not None, lacks, self._failure is not None, bool(damaged)])
         if world()[1] > 1:
             assert self._head is not None
@@ -201,8 +202,8 @@ class FillingTeacher:
                 by_segment[damage.segment].add(content)
             try:
                 drop_entries(self.store.folder, by_segment)
-            except UserError as error:
-                self._failure = error  # handled like one of writing, on all ranks
+            except Exception as error:  # of any kind: the other ranks must not wait for this one
+                self._failure = error
 
     def _settle(self, failing: bool) -> None:
         """End the run, or only the filling, if a rank could not write; finished segments are published."""

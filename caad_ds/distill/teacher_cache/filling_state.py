@@ -12,6 +12,14 @@ from caad_ds.utils.files import is_free, read_json, sole_writer, write_json
 PARTS = "parts.json"
 MARK = ".filling"  # suffix of `mark_of`
 WHOLE = Part(0, 1)
+MAKING = 600  # seconds within which a process that changes files of others has done so, such as the head
+
+
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Lock files of a cache that several parts of an array job may change: key, head, indices of segments."""
+    with sole_writer(folder.resolve() / "cache", patience=MAKING):
+        yield
 
 
 def writer_of(part: Part) -> str:

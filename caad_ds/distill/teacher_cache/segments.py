@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from caad_ds.distill.teacher_cache.filling_state import changing
 from caad_ds.distill.teacher_cache.row_layout import as_bytes
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import disk_errors, read_json, write_atomic
@@ -64,15 +65,16 @@ def read_segments(folder: Path, check_files: bool = True) -> list[Segment]:
 
 
 def drop_entries(folder: Path, contents: Mapping[str, Collection[str]]) -> None:
-    """Remove contents from the indices of segments, by the segments' names; the caller must hold the cache's lock.
+    """Remove contents from the indices of segments, by the segments' names; parts of an array job may do so at once.
 
     UserError if an index cannot be read or written.
     """
-    for name, dropped in contents.items():
-        segment = read_index(folder / (name + INDEX))
-        kept = [entry for entry in segment.entries if entry.content not in dropped]
-        with disk_errors(folder):
-            write_index(folder, replace(segment, entries=kept))
+    with changing(folder):
+        for name, dropped in contents.items():
+            segment = read_index(folder / (name + INDEX))
+            kept = [entry for entry in segment.entries if entry.content not in dropped]
+            with disk_errors(folder):
+                write_index(folder, replace(segment, entries=kept))
 
 
 def drop_unfinished(folder: Path, writers: str = "*") -> None:

@@ -59,7 +59,8 @@ def build_teacher(
         raise
     held.callback(filling.close)
     pairing.store = filling.store
-    heartbeat.say(f"teacher.cache: {len(filling.store)} samples are in {cache.folder}, what is missing is added")
+    what = "what is missing is added" if filling.writing else "the teacher computes the others in each epoch"
+    heartbeat.say(f"teacher.cache: {len(filling.store)} samples are in {cache.folder}, {what}")
     return filling, placed
 
 

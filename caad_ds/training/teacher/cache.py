@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from caad_ds.data.shard_reader import IndexedReader
 from caad_ds.data.stream import StreamReader
 from caad_ds.distill.teacher_cache.cache_store import Store, named
 from caad_ds.distill.teacher_cache.cached_signals import FillingTeacher
-from caad_ds.distill.teacher_cache.filling_state import MARK, WHOLE, filling, mark_of, writer_of
+from caad_ds.distill.teacher_cache.filling_state import MARK, WHOLE, changing, filling, mark_of, writer_of
 from caad_ds.distill.teacher_cache.head_file import HEAD, read_head, write_head
 from caad_ds.distill.teacher_cache.key import FORM, KEY, PRECISION, check_key, fingerprint, read_key, write_key
 from caad_ds.distill.teacher_cache.row_layout import Layout
@@ -39,14 +38,13 @@ from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.training.batches import partners_identity
 from caad_ds.utils.array_task import Part
 from caad_ds.utils.errors import DiskFull, UserError
-from caad_ds.utils.files import disk_errors, has_locks, sole_writer
+from caad_ds.utils.files import disk_errors, has_locks
 from caad_ds.utils.launch import is_main
 from caad_ds.utils.ranks import agreed, from_main, world
 
 VOCABULARY = "vocabulary of the scalars"
 TEACHER = "teacher (its files)"
 FILES = "state of the teacher's files"  # a note: on another machine the same files have another state
-MAKING = 600  # seconds within which a process that starts to fill a cache has written its head
 
 
 @dataclass(frozen=True)
@@ -208,7 +206,8 @@ class TeacherCache:
                     raise
                 say(f"teacher.cache: {error}; training continues without filling it (teacher.cache.when_full)")
                 writes = False
-        there = from_main(partial(read_segments, self.folder))
+        # Without a key that was compared, segments may be those of another teacher.
+        there = from_main(lambda: read_segments(self.folder) if writes or self.key is not None else [])
         teacher_with_cache = agreed(lambda: self._filling(online, shared, head.weight.shape[1], there, say, writes))
         if is_main() and writes:
             for key in teacher_with_cache.store.lacks((key, "") for key in sorted(unusable)):
@@ -234,7 +233,7 @@ class TeacherCache:
                 "hidden states is not that of logits; set it to pair"
             )
         self.make_folder()
-        with sole_writer(self.folder.resolve() / "cache", patience=MAKING):  # parts of an array job begin together
+        with changing(self.folder):  # parts of an array job begin together
             held.enter_context(filling(self.folder.resolve(), self._part, self._data))
             drop_unfinished(self.folder, "*" if self._part == WHOLE else f"{writer_of(self._part)}-*")
             self.key = stored = read_key(self.folder)

@@ -116,7 +116,7 @@ class CacheFilling:
 
     def _is_stored(self, sample: Sample) -> bool:
         answer: Sequence[int] = self.pairing.student.check(sample).answer[: self.cfg.data.max_answer_tokens]
-        return self.filling.store.is_sound(content_of(sample, answer))
+        return self.filling.store.is_sound(content_of(sample, answer), len(answer))
 
     def __enter__(self) -> "CacheFilling":
         return self

@@ -30,6 +30,7 @@ from caad_ds.distill.teacher_cache.segments import (
 )
 from caad_ds.utils.device import DTYPES
 from caad_ds.utils.errors import UserError
+from tests.root import ROOT
 
 COUNTS = st.lists(st.integers(1, 5), min_size=1, max_size=8)
 
@@ -109,17 +110,14 @@ def test_no_flipped_bit_is_read(counts, needed, data):
                 continue
             said = rf"00000-000000\.rows, sample k{hit}: its rows are damaged \(its bytes have another sha256\)"
             if needed:
-                with pytest.raises(UserError, match=f"{said}; `caad-ds cache-teacher --config FILE` loads the teacher"):
+                with pytest.raises(UserError, match=f"{said}; compute them again with the teacher: `caad-ds"):
                     store.filled(asked, [f"k{number}"], [count])
                 continue
             assert not store.filled(asked, [f"k{number}"], [count]).complete
             [(content, damage)] = store.take_damaged().items()
             assert content == f"c{hit}" and damage.segment == "00000-000000" and re.search(said, damage.fault)
-            assert (
-                store.take_damaged() == {}
-                and not store.is_sound(content)
-                and store.is_sound(f"c{hit + 1}") == (hit + 1 < len(counts))
-            )
+            assert store.take_damaged() == {} and not store.is_sound(content, count)
+            assert hit + 1 == len(counts) or store.is_sound(f"c{hit + 1}", counts[hit + 1])
         store.close()
 
 
@@ -129,18 +127,43 @@ def test_damaged_rows_are_missing_until_others_are_stored(tmp_path):
     [rows] = tmp_path.glob("*.rows")
     rows.write_bytes(b"\xff" + rows.read_bytes()[1:])
     store = Store(tmp_path, layout)
-    assert not store.is_sound("c0") and store.lacks([("k0", "")]) == []
+    assert not store.is_sound("c0", 1) and store.lacks([("k0", "")]) == []
     damaged = store.take_damaged()
     assert store.forget(damaged) == damaged and store.forget(damaged) == {}
-    assert store.lacks([("k0", ""), ("k1", "")]) == ["k0"] and not store.is_sound("c0")
+    assert store.lacks([("k0", ""), ("k1", "")]) == ["k0"] and not store.is_sound("c0", 1)
     drop_entries(tmp_path, {"00000-000000": {"c0"}})
     assert [entry.content for segment in read_segments(tmp_path) for entry in segment.entries] == ["c1"]
     writer = SegmentWriter(tmp_path, "00000")
     writer.add("k0", "c0", 1, kept["c0"])
     store.add([writer.finish()])
-    assert store.lacks([("k0", ""), ("k1", "")]) == [] and store.is_sound("c0") and store.take_damaged() == {}
+    assert store.lacks([("k0", ""), ("k1", "")]) == [] and store.is_sound("c0", 1) and store.take_damaged() == {}
     store.forget(damaged)  # noted by a thread that had begun to read before: the new rows stay
-    assert store.is_sound("c0")
+    assert store.is_sound("c0", 1)
+
+
+def test_two_parts_that_remove_damaged_rows_at_once(tmp_path):
+    """Neither brings back what the other has removed."""
+    stored(Layout("pair", 2, "fp32"), tmp_path / "cache", [1] * 8, [False])
+    command = (
+        "import sys; from pathlib import Path; from caad_ds.distill.teacher_cache.segments import drop_entries\n"
+        "for number in sys.argv[2:]: drop_entries(Path(sys.argv[1]), {'00000-000000': {'c' + number}})"
+    )
+    parts = [
+        subprocess.Popen([sys.executable, "-c", command, str(tmp_path / "cache"), *numbers], cwd=ROOT)
+        for numbers in ("024", "135")
+    ]
+    assert [part.wait(120) for part in parts] == [0, 0]
+    [segment] = read_segments(tmp_path / "cache")
+    assert [entry.content for entry in segment.entries] == ["c6", "c7"]
+
+
+def test_rows_of_which_some_bytes_are_not_delivered_are_not_damaged(tmp_path, monkeypatch):
+    stored(Layout("pair", 2, "fp32"), tmp_path, [2], [False])
+    store, read = Store(tmp_path, Layout("pair", 2, "fp32")), os.preadv
+    monkeypatch.setattr("os.preadv", lambda file, views, place: read(file, views[:1], place))
+    with pytest.raises(UserError, match="its rows cannot be read"):
+        store.is_sound("c0", 2)
+    assert store.take_damaged() == {}
 
 
 def test_a_segment_is_there_whole_or_not_at_all(tmp_path):

@@ -50,7 +50,7 @@ def all_sound(cache: Path) -> bool:
     """Whether every stored content has the bytes that its index says."""
     store = Store(cache, Layout("pair", 32, "fp32"))
     try:
-        return all(store.is_sound(content) for content in rows_of(cache))
+        return all(store.is_sound(content, entry.rows) for content, (_, entry) in store._locations.items())
     finally:
         store.close()
 
