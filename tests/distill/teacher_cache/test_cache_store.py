@@ -141,12 +141,30 @@ def test_damaged_rows_are_missing_until_others_are_stored(tmp_path):
     assert store.is_sound("c0", 1)
 
 
+def test_rows_that_replace_damaged_ones_are_checked(tmp_path):
+    """Also where the old ones had been read soundly before some of their bytes went missing."""
+    layout = Layout("pair", 2, "fp32")
+    kept = stored(layout, tmp_path, [1], [False])
+    store = Store(tmp_path, layout)
+    assert store.is_sound("c0", 1)
+    os.truncate(tmp_path / "00000-000000.rows", 3)
+    assert not store.is_sound("c0", 1)
+    store.forget(store.take_damaged())
+    writer = SegmentWriter(tmp_path, "00000")
+    writer.add("k0", "c0", 1, kept["c0"])
+    store.add([writer.finish()])
+    rows = tmp_path / "00000-000001.rows"
+    rows.write_bytes(b"\xff" + rows.read_bytes()[1:])
+    assert not store.is_sound("c0", 1)
+
+
 def test_two_parts_that_remove_damaged_rows_at_once(tmp_path):
     """Neither brings back what the other has removed."""
     stored(Layout("pair", 2, "fp32"), tmp_path / "cache", [1] * 8, [False])
     command = (
-        "import sys; from pathlib import Path; from caad_ds.distill.teacher_cache.segments import drop_entries\n"
-        "for number in sys.argv[2:]: drop_entries(Path(sys.argv[1]), {'00000-000000': {'c' + number}})"
+        "import sys, time; from pathlib import Path; from caad_ds.distill.teacher_cache import segments\n"
+        "write = segments.write_index; segments.write_index = lambda *index: (time.sleep(0.4), write(*index))\n"
+        "for number in sys.argv[2:]: segments.drop_entries(Path(sys.argv[1]), {'00000-000000': {'c' + number}})"
     )
     parts = [
         subprocess.Popen([sys.executable, "-c", command, str(tmp_path / "cache"), *numbers], cwd=ROOT)
