@@ -54,6 +54,7 @@ class Seen:
     Args:
         weights: the hash of the teacher's files; for an architecture, of its settings and its seed.
         files: the state of these files, which the key notes; None for an architecture.
+        encoder: the commit of its encoder, if that is a hub id.
         key: what the stored states depend on; None if there is no cache yet.
         segments: the existing segments.
         marks: names of the marks of trainings that have not gone through their data.
@@ -61,6 +62,7 @@ class Seen:
 
     weights: str
     files: str | None
+    encoder: str | None
     key: dict[str, Any] | None
     segments: list[Segment]
     marks: frozenset[str] = frozenset()
@@ -76,11 +78,12 @@ def seen(cfg: Config) -> Seen | None:
     if is_architecture(cfg.teacher.path):
         values = sorted(read_architecture(cfg.teacher.path).items())
         weights = hashlib.sha256(repr((values, cfg.run.seed + 1)).encode()).hexdigest()
-        return Seen(weights, None, key, segments, marks)
+        return Seen(weights, None, None, key, segments, marks)
     files = file_states(cfg.teacher.path)
     # Unchanged files are not read again: an 8B teacher's have 16 GB.
     known = key["made_of"].get(TEACHER) if key is not None and key.get(FILES) == files else None
-    return Seen(known or model_hash(cfg.teacher.path), files, key, segments, marks)
+    weights = known or model_hash(cfg.teacher.path)
+    return Seen(weights, files, encoder_commit(cfg.teacher.path), key, segments, marks)
 
 
 class TeacherCache:
@@ -109,7 +112,7 @@ class TeacherCache:
         self.folder = self.section.path
         self.objective = cfg.objective
         self.reader = _teachers_reader(cfg)
-        self.made_of = made_of(cfg, there.weights, data, self.reader)
+        self.made_of = made_of(cfg, there, data, self.reader)
         self._readers, self._stream = readers, stream
         self._precision = cfg.run.precision
         self._part = part
@@ -287,13 +290,13 @@ def open_cache(
     return TeacherCache(cfg, there, reader, readers, isinstance(reader, StreamReader))
 
 
-def made_of(cfg: Config, weights: str, data: IndexedReader | StreamReader, reader: Reader) -> dict[str, str]:
+def made_of(cfg: Config, there: Seen, data: IndexedReader | StreamReader, reader: Reader) -> dict[str, str]:
     """Return what the stored states depend on besides the samples, by name."""
     section, objective, run = cfg.teacher, cfg.objective, cfg.run
     assert section is not None and section.cache is not None
-    parts: dict[str, Any] = {TEACHER: weights}
-    if not is_architecture(section.path) and (commit := encoder_commit(section.path)) is not None:
-        parts["teacher's encoder (its commit on the hub)"] = commit
+    parts: dict[str, Any] = {TEACHER: there.weights}
+    if there.encoder is not None:
+        parts["teacher's encoder (its commit on the hub)"] = there.encoder
     parts |= {f"reading of samples ({name})": value for name, value in reader.identity().items()}
     parts |= {
         "negative (teacher.negative)": section.negative,
