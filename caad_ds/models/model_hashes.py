@@ -10,10 +10,8 @@ from torch import nn
 
 from caad_ds.models.audio_lm import AudioLM
 from caad_ds.models.auto import local_folder
-from caad_ds.models.hub_models import snapshot
 from caad_ds.models.speech_lm.encoder_folder import encoder_of
 from caad_ds.utils.files import read_json
-from caad_ds.utils.model_names import is_hub_id
 
 MODEL_FILES = (
     "config.json", "*.safetensors", "*.model", "*.jinja", "*token*.json", "*vocab*", "merges.txt", "*processor*.json",
@@ -58,18 +56,6 @@ def file_states(model: str | Path) -> str:
         state = path.stat()
         digest.update(f"{name}:{state.st_size},{state.st_ino},{state.st_mtime_ns},{state.st_ctime_ns};".encode())
     return digest.hexdigest()
-
-
-def encoder_commit(model: str | Path) -> str | None:
-    """Return the commit, in the hub's cache, of the encoder that a model names by hub id; None for any other encoder.
-
-    `model_hash` counts such an encoder by its name.
-    """
-    folder = local_folder(model)
-    encoder = encoder_of(folder, read_json(folder / "config.json", "give the folder of a model").get("encoder"))
-    if Path(encoder).exists() or not is_hub_id(str(encoder)):
-        return None
-    return snapshot(str(encoder), ("config.json",)).name
 
 
 def _files(folder: Path, config: Mapping[str, Any]) -> list[tuple[Path, Path]]:

@@ -23,8 +23,8 @@ from caad_ds.distill.teacher_cache.segments import ROWS, Entry, Segment, read_se
 from caad_ds.utils.errors import UserError
 from caad_ds.utils.files import OPEN_FILES, OpenFile
 
-RECOMPUTE = (
-    "compute them again with the teacher: `caad-ds cache-teacher --config FILE`, or for a stream a training with "
+COMPUTE = (
+    "compute them with the teacher: `caad-ds cache-teacher --config FILE`, or for a stream a training with "
     "teacher.cache.fill true"
 )
 
@@ -183,7 +183,7 @@ class Store:
             self.fetch(name + ROWS, entry, views)
         except DamagedRows as error:
             if self.needed:
-                raise DamagedRows(f"{error}; {RECOMPUTE}") from error
+                raise DamagedRows(f"{error}; {COMPUTE}") from error
             self._damaged[entry.content] = Damage(name, str(error))
             return False
         return True
@@ -191,7 +191,10 @@ class Store:
     def check(self, name: str, entry: Entry) -> str | None:
         """Describe what is wrong with the rows of a sample; None if their bytes are as written."""
         opened = self._open(name + ROWS)
-        block = os.pread(opened.descriptor, entry.rows * self.layout.bytes_per_row, entry.offset)
+        size = entry.rows * self.layout.bytes_per_row
+        block = os.pread(opened.descriptor, size, entry.offset)
+        if len(block) != size and os.fstat(opened.descriptor).st_size >= entry.offset + size:
+            raise OSError(errno.EIO, f"{size - len(block)} bytes were not delivered")
         return None if hashlib.sha256(block).hexdigest() == entry.sha256 else "its bytes have another sha256"
 
     def fetch(self, file: str, entry: Entry, views: Sequence[memoryview]) -> None:
@@ -225,10 +228,7 @@ class Store:
         if key in self._noted and self._keys[key] == 1:
             known = "the run that filled it noted it as unusable, such as for another student; this run can use it"
         more = f", nor of {others} others" if others else ""
-        return (
-            f"sample {key}: teacher.cache.path {self.folder} has no rows of it ({known}){more}; fill it with `caad-ds "
-            "cache-teacher --config FILE`, which loads the teacher"
-        )
+        return f"sample {key}: teacher.cache.path {self.folder} has no rows of it ({known}){more}; {COMPUTE}"
 
     def _fault(self, file: str, entry: Entry, why: str) -> str:
         return f"{self.folder / file}, sample {entry.key}: its rows are damaged ({why})"

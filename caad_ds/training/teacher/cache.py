@@ -32,7 +32,7 @@ from caad_ds.loss.head import LMHead
 from caad_ds.models import auto
 from caad_ds.models.architecture import is_architecture, read_architecture
 from caad_ds.models.audio_lm import AudioLM
-from caad_ds.models.model_hashes import encoder_commit, file_states, model_hash
+from caad_ds.models.model_hashes import file_states, model_hash
 from caad_ds.models.reader import Reader
 from caad_ds.models.shared_vocabulary import SharedVocabulary
 from caad_ds.training.batches import partners_identity
@@ -44,7 +44,7 @@ from caad_ds.utils.ranks import agreed, from_main, world
 
 VOCABULARY = "vocabulary of the scalars"
 TEACHER = "teacher (its files)"
-FILES = "state of the teacher's files"  # a note: on another machine the same files have another state
+FILES = "state of the teacher's files"  # a note: on another file system equal files have another state
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,6 @@ class Seen:
     Args:
         weights: the hash of the teacher's files; for an architecture, of its settings and its seed.
         files: the state of these files, which the key notes; None for an architecture.
-        encoder: the commit of its encoder, if that is a hub id.
         key: what the stored states depend on; None if there is no cache yet.
         segments: the existing segments.
         marks: names of the marks of trainings that have not gone through their data.
@@ -62,7 +61,6 @@ class Seen:
 
     weights: str
     files: str | None
-    encoder: str | None
     key: dict[str, Any] | None
     segments: list[Segment]
     marks: frozenset[str] = frozenset()
@@ -78,12 +76,11 @@ def seen(cfg: Config) -> Seen | None:
     if is_architecture(cfg.teacher.path):
         values = sorted(read_architecture(cfg.teacher.path).items())
         weights = hashlib.sha256(repr((values, cfg.run.seed + 1)).encode()).hexdigest()
-        return Seen(weights, None, None, key, segments, marks)
+        return Seen(weights, None, key, segments, marks)
     files = file_states(cfg.teacher.path)
     # Unchanged files are not read again: an 8B teacher's have 16 GB.
     known = key["made_of"].get(TEACHER) if key is not None and key.get(FILES) == files else None
-    weights = known or model_hash(cfg.teacher.path)
-    return Seen(weights, files, encoder_commit(cfg.teacher.path), key, segments, marks)
+    return Seen(known or model_hash(cfg.teacher.path), files, key, segments, marks)
 
 
 class TeacherCache:
@@ -295,8 +292,6 @@ def made_of(cfg: Config, there: Seen, data: IndexedReader | StreamReader, reader
     section, objective, run = cfg.teacher, cfg.objective, cfg.run
     assert section is not None and section.cache is not None
     parts: dict[str, Any] = {TEACHER: there.weights}
-    if there.encoder is not None:
-        parts["teacher's encoder (its commit on the hub)"] = there.encoder
     parts |= {f"reading of samples ({name})": value for name, value in reader.identity().items()}
     parts |= {
         "negative (teacher.negative)": section.negative,

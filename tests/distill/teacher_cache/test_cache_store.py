@@ -110,7 +110,7 @@ def test_no_flipped_bit_is_read(counts, needed, data):
                 continue
             said = rf"00000-000000\.rows, sample k{hit}: its rows are damaged \(its bytes have another sha256\)"
             if needed:
-                with pytest.raises(UserError, match=f"{said}; compute them again with the teacher: `caad-ds"):
+                with pytest.raises(UserError, match=f"{said}; compute them with the teacher: `caad-ds"):
                     store.filled(asked, [f"k{number}"], [count])
                 continue
             assert not store.filled(asked, [f"k{number}"], [count]).complete

@@ -19,7 +19,7 @@ from tests.training.teacher.ranks import soft_cap
 from tests.training.tiny import CLIPS
 
 MADE_WITH = "teacher.cache.path {cache}: it was made with another "
-DAMAGED = "its rows are damaged (its bytes have another sha256); compute them again with the teacher: `"
+DAMAGED = "its rows are damaged (its bytes have another sha256); compute them with the teacher: `"
 
 
 @dataclass

@@ -90,8 +90,8 @@ def test_a_sample_that_another_student_could_not_use(world, cache, tmp_path, fil
         trained(file)
     assert str(caught.value) == (
         f"sample clip-05: teacher.cache.path {cache} has no rows of it (the run that filled it noted it as unusable, "
-        "such as for another student; this run can use it); fill it with `caad-ds cache-teacher --config FILE`, which "
-        "loads the teacher"
+        "such as for another student; this run can use it); compute them with the teacher: `caad-ds cache-teacher "
+        "--config FILE`, or for a stream a training with teacher.cache.fill true"
     )
     filled(file)
     assert NOT_LOADED in trained(file).said

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from caad_ds.config.objective_section import ObjectiveSection
 from caad_ds.distill.teacher_cache import cached_signals
 from caad_ds.distill.teacher_cache.cache_store import Store
 from caad_ds.distill.teacher_cache.row_layout import Layout
-from caad_ds.distill.teacher_cache.segments import drop_entries
+from caad_ds.distill.teacher_cache.segments import SegmentWriter, drop_entries
 from caad_ds.utils.errors import UserError
 from tests.training.launching import Run
 from tests.training.teacher.in_process import Killed, filled, rows_of, trained, with_cache
@@ -110,6 +111,32 @@ def test_two_ranks_compute_what_either_has_found(cache, half):
     for key in keys:
         assert run.output().count(f"sample {key}: its rows are damaged") == 1
     assert "whole (" in run.output() and all_sound(cache)
+
+
+def test_an_error_that_nobody_foresaw_ends_the_run(alone, cache, half, monkeypatch):
+    """At the next step, when all ranks can know of it."""
+
+    def broken(folder, contents):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(cached_signals, "drop_entries", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        trained(half("out", cache={"when_full": "continue"}))
+
+
+def test_damage_that_is_noted_before_rows_are_published_counts_as_missing(cache):
+    """A run that then looks whether its cache is whole finds that it is not."""
+    [first, *_] = damaged_keys(cache)
+    store, said = Store(cache, Layout("pair", 32, "fp32")), []
+    [content] = [content for content, (_, entry) in store._locations.items() if entry.key == first]
+    rows = store._locations[content][1].rows
+    assert not store.is_sound(content, rows) and store.lacks([(first, "")]) == []
+    filling = cached_signals.FillingTeacher(
+        None, store, SegmentWriter(cache, "writer"), ObjectiveSection(), None, False, said.append
+    )
+    filling.publish()
+    assert store.lacks([(first, "")]) == [first] and content not in rows_of(cache)
+    assert len(said) == 1 and f"sample {first}: its rows are damaged" in said[0]
 
 
 @pytest.mark.parametrize("when", ["stop", "continue"])
