@@ -113,30 +113,38 @@ def test_two_ranks_compute_what_either_has_found(cache, half):
     assert "whole (" in run.output() and all_sound(cache)
 
 
-def test_an_error_that_nobody_foresaw_ends_the_run(alone, cache, half, monkeypatch):
-    """At the next step, when all ranks can know of it."""
+@pytest.fixture
+def filling(cache):
+    """A teacher that fills the damaged cache and has found the first damaged sample; what it says is in `said`."""
+    store = Store(cache, Layout("pair", 32, "fp32"))
+    [first, *_] = damaged_keys(cache)
+    [(content, rows)] = [(name, entry.rows) for name, (_, entry) in store._locations.items() if entry.key == first]
+    assert not store.is_sound(content, rows) and store.lacks([(first, "")]) == []
+    writer, objective, said = SegmentWriter(cache, "writer"), ObjectiveSection(), []
+    teacher = cached_signals.FillingTeacher(None, store, writer, objective, None, True, said.append)
+    teacher.said = said
+    return teacher
+
+
+def test_damage_that_is_noted_before_rows_are_published_counts_as_missing(filling, cache):
+    """A run that then looks whether its cache is whole finds that it is not."""
+    [first, *_] = damaged_keys(cache)
+    filling.publish()
+    assert filling.store.lacks([(first, "")]) == [first] and len(rows_of(cache)) == 23
+    [line] = filling.said
+    assert f"sample {first}: its rows are damaged" in line
+
+
+def test_an_error_that_nobody_foresaw_ends_the_run_when_all_ranks_know(filling, monkeypatch):
+    """Raised at once, it would leave the others waiting."""
 
     def broken(folder, contents):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(cached_signals, "drop_entries", broken)
+    filling._forget_damaged(filling.store.take_damaged())
     with pytest.raises(OSError, match="Input/output error"):
-        trained(half("out", cache={"when_full": "continue"}))
-
-
-def test_damage_that_is_noted_before_rows_are_published_counts_as_missing(cache):
-    """A run that then looks whether its cache is whole finds that it is not."""
-    [first, *_] = damaged_keys(cache)
-    store, said = Store(cache, Layout("pair", 32, "fp32")), []
-    [content] = [content for content, (_, entry) in store._locations.items() if entry.key == first]
-    rows = store._locations[content][1].rows
-    assert not store.is_sound(content, rows) and store.lacks([(first, "")]) == []
-    filling = cached_signals.FillingTeacher(
-        None, store, SegmentWriter(cache, "writer"), ObjectiveSection(), None, False, said.append
-    )
-    filling.publish()
-    assert store.lacks([(first, "")]) == [first] and content not in rows_of(cache)
-    assert len(said) == 1 and f"sample {first}: its rows are damaged" in said[0]
+        filling.publish()
 
 
 @pytest.mark.parametrize("when", ["stop", "continue"])
