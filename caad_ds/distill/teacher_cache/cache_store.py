@@ -193,8 +193,7 @@ class Store:
         opened = self._open(name + ROWS)
         size = entry.rows * self.layout.bytes_per_row
         block = os.pread(opened.descriptor, size, entry.offset)
-        if len(block) != size and os.fstat(opened.descriptor).st_size >= entry.offset + size:
-            raise OSError(errno.EIO, f"{size - len(block)} bytes were not delivered")
+        _check_delivery(opened, entry.offset + size, size - len(block))
         return None if hashlib.sha256(block).hexdigest() == entry.sha256 else "its bytes have another sha256"
 
     def fetch(self, file: str, entry: Entry, views: Sequence[memoryview]) -> None:
@@ -203,8 +202,7 @@ class Store:
         try:
             opened = self._open(file)  # keep a reference while reading: if two threads open it, only one is cached
             got = os.preadv(opened.descriptor, views, entry.offset)
-            if got != size and os.fstat(opened.descriptor).st_size >= entry.offset + size:
-                raise OSError(errno.EIO, f"{size - got} bytes were not delivered")
+            _check_delivery(opened, entry.offset + size, size - got)
         except FileNotFoundError as error:
             raise DamagedRows(self._fault(file, entry, str(error.strerror))) from error
         except OSError as error:  # of the file system: the rows may be as they were
@@ -236,3 +234,9 @@ class Store:
     def close(self) -> None:
         """Close the segments."""
         self._open.cache_clear()
+
+
+def _check_delivery(opened: OpenFile, end: int, lacking: int) -> None:
+    """Raise OSError if bytes that a file has up to `end` were not delivered: they may be as they were written."""
+    if lacking and os.fstat(opened.descriptor).st_size >= end:
+        raise OSError(errno.EIO, f"{lacking} bytes were not delivered")

@@ -1,7 +1,7 @@
 """The teacher's states from a cache: only read, or computed and stored where rows are missing."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -190,9 +190,9 @@ class FillingTeacher:
         self.runs = bool(lacking)
         self._settle(bool(failing))
 
-    def _forget_damaged(self, own: Mapping[str, Damage]) -> None:
+    def _forget_damaged(self, own: dict[str, Damage]) -> None:
         """Treat damaged rows that any rank has found as missing, here and on disk; every rank calls it."""
-        found = {content: damage for each in gathered(dict(own)) for content, damage in each.items()}
+        found = {content: damage for each in gathered(own) for content, damage in each.items()}
         new = self.store.forget(found)
         for damage in new.values():
             self.say(f"teacher.cache: {damage.fault}; the teacher computes them again")
