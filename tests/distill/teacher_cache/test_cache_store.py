@@ -182,6 +182,10 @@ def test_rows_of_which_some_bytes_are_not_delivered_are_not_damaged(tmp_path, mo
     with pytest.raises(UserError, match="its rows cannot be read"):
         store.is_sound("c0", 2)
     assert store.take_damaged() == {}
+    monkeypatch.setattr("os.pread", lambda file, size, place: b"")
+    [(name, entry)] = store._locations.values()
+    with pytest.raises(OSError, match="bytes were not delivered"):
+        store.check(name, entry)
 
 
 def test_a_segment_is_there_whole_or_not_at_all(tmp_path):
